@@ -1,0 +1,126 @@
+"""LongBertConfig: a BERT config that says where positions come from. Travels to the Hub beside the model."""
+
+# No `from __future__ import annotations` here: it would silently switch the strict field checks off.
+
+import dataclasses
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import BertConfig
+
+from .position_embeddings import POSITION_INITS, POSITION_TYPES
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_longbert.LongBertConfig",
+    "AutoModel": "modeling_longbert.LongBertModel",
+    "AutoModelForPreTraining": "modeling_longbert.LongBertForPreTraining",
+    "AutoModelForMaskedLM": "modeling_longbert.LongBertForMaskedLM",
+    "AutoModelForNextSentencePrediction": "modeling_longbert.LongBertForNextSentencePrediction",
+    "AutoModelForSequenceClassification": "modeling_longbert.LongBertForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_longbert.LongBertForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_longbert.LongBertForQuestionAnswering",
+    "AutoModelForMultipleChoice": "modeling_longbert.LongBertForMultipleChoice",
+}
+
+
+@strict
+class LongBertConfig(BertConfig):
+    """BERT's config and the positions past its table.
+
+    `max_position_embeddings` is always the effective length, whatever is stored: other tools read it.
+
+    Args:
+        position_type: a key of `POSITION_TYPES`: learned, learned-extended, hierarchical, sinusoidal, or registered.
+        position_init: a key of `POSITION_INITS`: how `learned-extended` fills the rows that the source never had.
+        pretrained_positions: rows n of the source's table. Read from the source by `from_pretrained`; from scratch it
+            is 512, or all positions where there are fewer or the type is `learned`.
+        hierarchical_alpha: weight of the block code in `hierarchical`, in (0, 1) without 0.5.
+        sinusoidal_base: the longest wavelength of `sinusoidal` is about 2 pi times this many positions.
+        zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: an impossible value or combination; it names the valid choices.
+    """
+
+    model_type = "longbert"
+
+    position_type: str = "learned-extended"
+    position_init: str = "tile-skip-special"
+    pretrained_positions: int | None = None
+    hierarchical_alpha: float | int = 0.4
+    sinusoidal_base: float | int = 10000.0
+    zero_padding_positions: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.pretrained_positions is None:
+            from_scratch = self.max_position_embeddings if self.position_type == "learned" else 512
+            self.pretrained_positions = min(self.max_position_embeddings, from_scratch)
+        super().__post_init__(**kwargs)
+
+    def validate_positions(self) -> None:
+        """Called on construction, on saving and when a model is built."""
+        if self.position_type not in POSITION_TYPES:
+            raise ValueError(
+                f"position_type must be one of {sorted(POSITION_TYPES)}, got {self.position_type!r}; a type of your "
+                "own is made known by longbert.register_position_type"
+            )
+        if self.position_init not in POSITION_INITS:
+            raise ValueError(f"position_init must be one of {sorted(POSITION_INITS)}, got {self.position_init!r}")
+        if self.pretrained_positions < 1:
+            raise ValueError(f"pretrained_positions must be at least 1, got {self.pretrained_positions}")
+        if self.max_position_embeddings < self.pretrained_positions:
+            raise ValueError(
+                f"max_position_embeddings={self.max_position_embeddings} is fewer than the source's "
+                f"{self.pretrained_positions} positions: ask for at least as many"
+            )
+        if self.zero_padding_positions and self.position_type != "sinusoidal":
+            raise ValueError(f"zero_padding_positions needs position_type='sinusoidal', got {self.position_type!r}")
+        POSITION_TYPES[self.position_type].validate_config(self)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _adopt(config_dict), kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs: Any) -> "LongBertConfig":
+        """Read a BERT's or a longbert's config; field overrides in `kwargs` are checked together with the rest.
+
+        Changing `position_type` or `max_position_embeddings` starts from the rows that the source stores, so
+        `pretrained_positions` becomes their number unless it is given.
+        """
+        config_dict = _adopt(config_dict)
+        names = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
+        overrides = {name: kwargs.pop(name) for name in sorted(names & set(kwargs))}
+        if overrides.keys() & {"position_type", "max_position_embeddings"}:
+            source = cls(**config_dict)
+            stored = POSITION_TYPES[source.position_type].stored_rows(source)
+            overrides.setdefault("pretrained_positions", stored or source.pretrained_positions)
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        if "auto_map" in output:
+            # transformers names only the class being saved, and every other Auto class would fail to load the folder
+            output["auto_map"] = {**AUTO_MAP, **output["auto_map"]}
+        return output
+
+
+def _adopt(config_dict: dict) -> dict:
+    """A BERT's config as a longbert's: same numbers, and its table's length kept as `pretrained_positions`.
+
+    Raises:
+        ValueError: the config is of another architecture.
+    """
+    # BERT checkpoints older than `model_type` carry none
+    model_type = config_dict.get("model_type", "bert")
+    if model_type == LongBertConfig.model_type:
+        return config_dict
+    if model_type != BertConfig.model_type:
+        raise ValueError(
+            f"longbert extends checkpoints of model_type {BertConfig.model_type!r} or {LongBertConfig.model_type!r}, "
+            f"got {model_type!r}"
+        )
+    rows = config_dict.get("max_position_embeddings", BertConfig.max_position_embeddings)
+    return {**config_dict, "model_type": LongBertConfig.model_type, "pretrained_positions": rows}

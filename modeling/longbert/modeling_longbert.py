@@ -1,0 +1,337 @@
+"""LongBert: BERT's classes with positions past the source's table. Travels to the Hub beside its siblings."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertPreTrainedModel,
+    PreTrainedConfig,
+)
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput
+from transformers.models.bert.modeling_bert import BertEmbeddings
+
+from .configuration_longbert import LongBertConfig
+from .losses import masked_lm_loss
+from .position_embeddings import POSITION_TYPES, PositionEmbedding
+
+
+class Transplant(ConversionOps):
+    """Turn a source's learned position table into what the model stores; nothing to do for our own checkpoints."""
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        full_layer_name: str = "",
+        model: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, list[torch.Tensor]]:
+        positions = model.get_submodule(full_layer_name.rpartition(".")[0])
+        (tensors,) = input_dict.values()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        if tensor.shape != positions.weight.shape:
+            refuse_table(tensor.shape, positions.config)
+            tensor = positions.transplant(tensor)
+        return {target_patterns[0]: [tensor]}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return KeepAsIs()
+
+
+class KeepAsIs(ConversionOps):
+    """Saving writes what the model stores."""
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return input_dict
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return Transplant()
+
+
+# By class name: transformers keys custom code on it, and every head holds a LongBertModel, so one entry serves all.
+register_checkpoint_conversion_mapping(
+    "LongBertModel",
+    [
+        WeightConverter(
+            source_patterns="embeddings.position_embeddings.weight",
+            target_patterns="embeddings.position_embeddings.weight",
+            operations=[Transplant()],
+        )
+    ],
+    overwrite=True,
+)
+
+
+def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) -> None:
+    """Raise `ValueError` where a source's position table `[rows, hidden_size]` does not fit the config."""
+    expected = (config.pretrained_positions, config.hidden_size)
+    if tuple(shape) != expected:
+        raise ValueError(
+            f"the source stores position vectors of shape {tuple(shape)}, the config expects [pretrained_positions, "
+            f"hidden_size] = {list(expected)}: build it from the source with LongBertConfig.from_pretrained(source, "
+            "position_type=..., max_position_embeddings=...)"
+        )
+
+
+class LongBertEmbeddings(BertEmbeddings):
+    """BERT's embeddings with the position table swapped for `config.position_type`; `forward` is BERT's."""
+
+    def __init__(self, config: LongBertConfig):
+        # BERT would allocate a learned row for every position, 262,144 of them for hierarchical, only to lose them here
+        without_table = copy.copy(config)
+        without_table.max_position_embeddings = 1
+        super().__init__(without_table)
+        self.position_embeddings = POSITION_TYPES[config.position_type](config)
+        self.set_length(config.max_position_embeddings)
+
+    def set_length(self, length: int) -> None:
+        """Make BERT's `position_ids` and `token_type_ids` buffers, `[1, length]`, reach as far as the positions do."""
+        device = self.position_ids.device
+        self.register_buffer("position_ids", torch.arange(length, device=device).expand(1, -1), persistent=False)
+        self.register_buffer(
+            "token_type_ids", torch.zeros(1, length, dtype=torch.long, device=device), persistent=False
+        )
+
+
+class LongBertPreTrainedModel(BertPreTrainedModel):
+    """What every LongBert class adds to its BERT class: the swap, initialisation, checks on loading, resizing."""
+
+    config_class = LongBertConfig
+    config: LongBertConfig
+
+    def __init__(self, config: LongBertConfig, *args: Any, **kwargs: Any):
+        config.validate()
+        with torch.device("meta"):  # BERT builds parts that are replaced at once: give them no memory
+            super().__init__(config, *args, **kwargs)
+        self._swap_parts()
+        device = torch.get_default_device()
+        for child in self.children():
+            if any(tensor.is_meta for tensor in child.state_dict().values()):
+                child.to_empty(device=device)
+        self.post_init()
+
+    def _swap_parts(self) -> None:
+        """A head's swap: its BertModel for a LongBertModel."""
+        self.bert = LongBertModel(self.config, add_pooling_layer=self.bert.pooler is not None)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PositionEmbedding):
+            module.init_weight()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """As transformers'; a source that does not fit `config` is refused before its weights are read.
+
+        Raises:
+            ValueError: the source's hidden size or position table does not fit `config`.
+        """
+        if isinstance(config, LongBertConfig) and pretrained_model_name_or_path is not None:
+            _refuse_source(pretrained_model_name_or_path, config, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+
+    def get_position_embeddings(self) -> PositionEmbedding:
+        """The module that gives positions their vectors."""
+        return self.base_model.embeddings.position_embeddings
+
+    @torch.no_grad()
+    def position_table(self, length: int | None = None) -> torch.Tensor:
+        """The vectors `[length, hidden_size]` of positions 0..length-1, by default all that the model reaches.
+
+        Written into a plain BERT's table they give the same model, whatever the position type.
+        """
+        positions = self.get_position_embeddings()
+        length = self.config.max_position_embeddings if length is None else length
+        return positions(torch.arange(length, device=positions.weight.device))
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Change `max_position_embeddings` in place: config, stored rows and buffers.
+
+        Rows that stay are unchanged; new rows of `learned-extended` are filled by `config.position_init` from all rows
+        there are, the other types need none.
+
+        Raises:
+            huggingface_hub.errors.StrictDataclassError: the length is beyond the type's reach or below the source's.
+        """
+        resized = copy.copy(self.config)
+        resized.max_position_embeddings = new_num_position_embeddings
+        resized.validate()
+        positions = self.get_position_embeddings()
+        weight = positions.resized_weight(new_num_position_embeddings)
+        positions.weight = nn.Parameter(weight.clone(), requires_grad=positions.weight.requires_grad)
+        self.config.max_position_embeddings = new_num_position_embeddings
+        self.base_model.embeddings.set_length(new_num_position_embeddings)
+
+
+def _refuse_source(source: Any, config: LongBertConfig, hub_kwargs: dict) -> None:
+    try:
+        source_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
+    except OSError:  # no config to compare with: the transplant itself still refuses a table that does not fit
+        return
+    stored = LongBertConfig.from_dict(source_dict)
+    if stored.hidden_size != config.hidden_size:
+        raise ValueError(
+            f"{source} has hidden_size={stored.hidden_size}, the config says {config.hidden_size}: build it with "
+            "LongBertConfig.from_pretrained(source, position_type=..., max_position_embeddings=...)"
+        )
+    if not _stores_the_same(stored, config):
+        rows = POSITION_TYPES[stored.position_type].stored_rows(stored)
+        if rows == 0:
+            raise ValueError(
+                f"{source} is {stored.position_type!r} and stores no position rows to make {config.position_type!r} of"
+            )
+        refuse_table((rows, stored.hidden_size), config)
+
+
+def _stores_the_same(source: LongBertConfig, config: LongBertConfig) -> bool:
+    rows = POSITION_TYPES[source.position_type].stored_rows(source)
+    return rows == POSITION_TYPES[config.position_type].stored_rows(config) and (
+        rows > 0 or source.position_type == config.position_type
+    )
+
+
+class LongBertModel(LongBertPreTrainedModel, BertModel):
+    """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512."""
+
+    def _swap_parts(self) -> None:
+        self.embeddings = LongBertEmbeddings(self.config)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
+        """As `BertModel.forward`.
+
+        Raises:
+            ValueError: the input is longer than `config.max_position_embeddings`.
+        """
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is not None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            self._refuse_length(past + tokens.shape[1])
+            if self.config.zero_padding_positions and attention_mask is not None and attention_mask.dim() == 2:
+                position_ids, token_type_ids = self._mark_padding(attention_mask, position_ids, token_type_ids)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+    def _refuse_length(self, length: int) -> None:
+        reach = self.config.max_position_embeddings
+        if length > reach:
+            raise ValueError(
+                f"the input has {length} tokens, this model reaches {reach} (max_position_embeddings): truncate it "
+                f"(truncation=True, max_length={reach}), or extend the model with "
+                f"model.resize_position_embeddings({length}) or `longbert extend --max-positions {length}`"
+            )
+
+    def _mark_padding(
+        self,
+        attention_mask: torch.Tensor,
+        position_ids: torch.LongTensor | None,
+        token_type_ids: torch.LongTensor | None,
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """Position -1 where nothing is attended to; segments are given too, as BERT looks absent ones up by position."""
+        if position_ids is None:
+            position_ids = self.embeddings.position_ids[:, : attention_mask.shape[1]]
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(attention_mask, dtype=torch.long)
+        return position_ids.expand(attention_mask.shape).masked_fill(attention_mask == 0, -1), token_type_ids
+
+
+class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
+    """MLM and next-sentence heads, as in BERT's pretraining."""
+
+
+class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
+    """MLM head, with a loss that pays only for labelled positions and means the same for any split of a batch."""
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        output_logits: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...] | MaskedLMOutput:
+        """As `BertForMaskedLM.forward`, but for two arguments and the loss's dtype, which is always fp32.
+
+        Args:
+            num_items_in_batch: labelled positions of the whole optimizer step; see `masked_lm_loss`.
+            output_logits: whether to compute `logits` `[batch_size, seq_length, vocab_size]`. By default they are left
+                out in training with labels, where they are the largest tensor and nobody reads them.
+        """
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        loss = None
+        if labels is not None:
+            loss = masked_lm_loss(self.cls, outputs.last_hidden_state, labels, num_items_in_batch)
+        if output_logits is None:
+            output_logits = labels is None or not self.training
+        result = MaskedLMOutput(
+            loss=loss,
+            logits=self.cls(outputs.last_hidden_state) if output_logits else None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+
+
+class LongBertForNextSentencePrediction(LongBertPreTrainedModel, BertForNextSentencePrediction):
+    """Next-sentence head on the pooled [CLS]."""
+
+
+class LongBertForSequenceClassification(LongBertPreTrainedModel, BertForSequenceClassification):
+    """Classification or regression of a whole text from the pooled [CLS]."""
+
+
+class LongBertForTokenClassification(LongBertPreTrainedModel, BertForTokenClassification):
+    """A label for every token."""
+
+
+class LongBertForQuestionAnswering(LongBertPreTrainedModel, BertForQuestionAnswering):
+    """Start and end of an answer's span."""
+
+
+class LongBertForMultipleChoice(LongBertPreTrainedModel, BertForMultipleChoice):
+    """A score for every choice."""
