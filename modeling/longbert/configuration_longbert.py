@@ -33,10 +33,15 @@ class LongBertConfig(BertConfig):
     Args:
         position_type: a key of `POSITION_TYPES`: learned, learned-extended, hierarchical, sinusoidal, or registered.
         position_init: a key of `POSITION_INITS`: how `learned-extended` fills the rows that the source never had.
-        pretrained_positions: rows n of the source's table. Read from the source by `from_pretrained`; from scratch it
-            is 512, or all positions where there are fewer or the type is `learned`.
+        pretrained_positions: rows n of the source's table. Read from the source by `from_pretrained`; left at 0, from
+            scratch, it becomes 512, or all positions where there are fewer or the type is `learned`.
         hierarchical_alpha: weight of the block code in `hierarchical`, in (0, 1) without 0.5.
         sinusoidal_base: the longest wavelength of `sinusoidal` is about 2 pi times this many positions.
+        attention_window: tokens w, even: a token of a text longer than `pretrained_positions` sees w/2 tokens to each
+            side, and the global ones. None is full attention.
+        global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
+            `global_attention_mask` names others at call time.
+        full_attention_layers: layers that read in full in spite of the window.
         zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
 
     Raises:
@@ -47,13 +52,16 @@ class LongBertConfig(BertConfig):
 
     position_type: str = "learned-extended"
     position_init: str = "tile-skip-special"
-    pretrained_positions: int | None = None
+    pretrained_positions: int = 0
     hierarchical_alpha: float | int = 0.4
     sinusoidal_base: float | int = 10000.0
     zero_padding_positions: bool = False
+    attention_window: int | None = None
+    global_tokens: int = 1
+    full_attention_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.pretrained_positions is None:
+        if self.pretrained_positions == 0:
             from_scratch = self.max_position_embeddings if self.position_type == "learned" else 512
             self.pretrained_positions = min(self.max_position_embeddings, from_scratch)
         super().__post_init__(**kwargs)
@@ -77,6 +85,18 @@ class LongBertConfig(BertConfig):
         if self.zero_padding_positions and self.position_type != "sinusoidal":
             raise ValueError(f"zero_padding_positions needs position_type='sinusoidal', got {self.position_type!r}")
         POSITION_TYPES[self.position_type].validate_config(self)
+
+    def validate_attention(self) -> None:
+        """Called on construction, on saving and when a model is built."""
+        if self.attention_window is not None and (self.attention_window < 2 or self.attention_window % 2):
+            raise ValueError(f"attention_window must be an even number of tokens or None, got {self.attention_window}")
+        if self.global_tokens < 0:
+            raise ValueError(f"global_tokens must not be negative, got {self.global_tokens}")
+        for layer in self.full_attention_layers or []:
+            if not 0 <= layer < self.num_hidden_layers:
+                raise ValueError(f"full_attention_layers must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
+        if self.is_decoder and self.attention_window is not None:
+            raise ValueError("attention_window needs a bidirectional encoder, got is_decoder=True")
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:

@@ -20,11 +20,17 @@ from transformers import (
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput
-from transformers.models.bert.modeling_bert import BertEmbeddings
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertSelfAttention
+from transformers.utils import logging
 
+from .attention import NAME as LINEAR_ATTENTION
+from .attention import Flattening, Window, global_marks, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
+
+
+logger = logging.get_logger(__name__)
 
 
 class Transplant(ConversionOps):
@@ -92,7 +98,7 @@ class LongBertEmbeddings(BertEmbeddings):
     """BERT's embeddings with the position table swapped for `config.position_type`; `forward` is BERT's."""
 
     def __init__(self, config: LongBertConfig):
-        # BERT would allocate a learned row for every position, 262,144 of them for hierarchical, only to lose them here
+        # BERT would allocate a row for every position, 262,144 of them for hierarchical, only to lose them here
         without_table = copy.copy(config)
         without_table.max_position_embeddings = 1
         super().__init__(without_table)
@@ -113,9 +119,13 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
 
     config_class = LongBertConfig
     config: LongBertConfig
+    bert: BertModel
 
     def __init__(self, config: LongBertConfig, *args: Any, **kwargs: Any):
         config.validate()
+        if config._attn_implementation is None:
+            config._attn_implementation = LINEAR_ATTENTION
+            logger.info(f"attn_implementation={LINEAR_ATTENTION!r}: linear memory, no computation on padding")
         with torch.device("meta"):  # BERT builds parts that are replaced at once: give them no memory
             super().__init__(config, *args, **kwargs)
         self._swap_parts()
@@ -207,11 +217,37 @@ def _stores_the_same(source: LongBertConfig, config: LongBertConfig) -> bool:
     )
 
 
+class LongBertSelfAttention(BertSelfAttention):
+    """BERT's self-attention, which picks the window's mask or the full one where the masks are explicit."""
+
+    reads_in_full = False
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        window_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        mask = attention_mask if window_mask is None or self.reads_in_full else window_mask
+        return super().forward(hidden_states, mask, past_key_values, **kwargs)
+
+
 class LongBertModel(LongBertPreTrainedModel, BertModel):
-    """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512."""
+    """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512.
+
+    With `attn_implementation="longbert"`, the default, a padded or packed batch is flattened into one row before the
+    embeddings and padded again after the last layer, so that no padding is computed. Other implementations get
+    explicit masks that say the same, at n² memory; so do decoders, `output_attentions`, tracing and compilation.
+    """
 
     def _swap_parts(self) -> None:
         self.embeddings = LongBertEmbeddings(self.config)
+        for index, layer in enumerate(self.encoder.layer):
+            attention = LongBertSelfAttention(self.config, is_causal=self.config.is_decoder, layer_idx=index)
+            attention.reads_in_full = index in (self.config.full_attention_layers or [])
+            layer.attention.self = attention
 
     def forward(
         self,
@@ -221,28 +257,114 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
+        global_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
-        """As `BertModel.forward`.
+        """As `BertModel.forward`, but for one argument, and positions that count from the first attended token.
+
+        Without an `attention_mask`, `position_ids` that start over inside a row mark packed documents, which do not
+        see each other.
+
+        Args:
+            global_attention_mask: `[batch_size, seq_length]`, 1 at further tokens that see and are seen by all under
+                `config.attention_window`, such as a question's.
 
         Raises:
             ValueError: the input is longer than `config.max_position_embeddings`.
         """
         tokens = input_ids if input_ids is not None else inputs_embeds
-        if tokens is not None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            self._refuse_length(past + tokens.shape[1])
-            if self.config.zero_padding_positions and attention_mask is not None and attention_mask.dim() == 2:
-                position_ids, token_type_ids = self._mark_padding(attention_mask, position_ids, token_type_ids)
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            **kwargs,
+        inputs = {
+            "input_ids": input_ids,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        if tokens is None:
+            return super().forward(attention_mask=attention_mask, past_key_values=past_key_values, **inputs, **kwargs)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        self._refuse_length(past + tokens.shape[1])
+        if self.config.is_decoder or (attention_mask is not None and attention_mask.dim() != 2):
+            return super().forward(attention_mask=attention_mask, past_key_values=past_key_values, **inputs, **kwargs)
+        if attention_mask is not None and position_ids is None:
+            inputs |= self._place(attention_mask, token_type_ids)
+        window = self._window(tokens.shape[1])
+        if self._needs_plain_masks(kwargs):
+            masks = self._plain_masks(attention_mask, position_ids, global_attention_mask, tokens, window)
+            return super().forward(**inputs, **masks, **kwargs)
+        texts = text_ids(attention_mask, position_ids, tokens.shape[:2])
+        if texts is None and window is None:
+            return super().forward(**inputs, **kwargs)
+        if texts is None:
+            texts = torch.arange(len(tokens), device=tokens.device)[:, None].expand(tokens.shape[:2])
+        return self._forward_flat(inputs, Flattening(texts), global_attention_mask, window, **kwargs)
+
+    def _forward_flat(
+        self,
+        inputs: dict[str, torch.Tensor | None],
+        flattening: Flattening,
+        global_attention_mask: torch.Tensor | None,
+        window: Window | None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
+        """Run the encoder on the real tokens alone, as one row."""
+        if inputs["position_ids"] is None:
+            inputs["position_ids"] = self.embeddings.position_ids[:, : flattening.shape[1]]
+        layout = flattening.layout(window, self.config.global_tokens, global_attention_mask)
+        flat = {name: flattening.flatten(tensor) for name, tensor in inputs.items()}
+        output = super().forward(**flat, layout=layout, return_dict=True, **kwargs)
+        output.last_hidden_state = flattening.pad(output.last_hidden_state)
+        if output.hidden_states is not None:
+            output.hidden_states = tuple(map(flattening.pad, output.hidden_states))
+        if self.pooler is not None:
+            output.pooler_output = self.pooler(output.last_hidden_state)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
+        return (
+            self.config._attn_implementation != LINEAR_ATTENTION
+            or kwargs.get("output_attentions", self.config.output_attentions)
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
         )
+
+    def _plain_masks(
+        self,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        global_attention_mask: torch.Tensor | None,
+        tokens: torch.Tensor,
+        window: Window | None,
+    ) -> dict[str, torch.Tensor | None]:
+        """What BERT's own attention is to be told: nothing more than it knows, unless packed or windowed."""
+        shape = tokens.shape[:2]
+        texts = None if attention_mask is not None else text_ids(None, position_ids, shape)
+        if window is None and texts is None:
+            return {"attention_mask": attention_mask}
+        if texts is None:
+            rows = torch.arange(shape[0], device=tokens.device)[:, None].expand(shape)
+            texts = rows if attention_mask is None else torch.where(attention_mask.bool(), rows, -1)
+        marked = global_marks(texts, self.config.global_tokens, global_attention_mask)
+        full = self._as_implemented(plain_mask(texts, marked, None))
+        windowed = None if window is None else self._as_implemented(plain_mask(texts, marked, window))
+        return {"attention_mask": full, "window_mask": windowed}
+
+    def _as_implemented(self, mask: torch.Tensor) -> torch.Tensor:
+        implementation = self.config._attn_implementation
+        if implementation == "eager":
+            return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, torch.finfo(self.dtype).min)
+        if implementation not in ("sdpa", LINEAR_ATTENTION):
+            raise ValueError(
+                f"a window or packed documents need attn_implementation 'longbert', 'sdpa' or 'eager', got "
+                f"{implementation!r}"
+            )
+        return mask
+
+    def _window(self, seq_length: int) -> Window | None:
+        """The window, where any text of the batch can be long enough for it."""
+        if self.config.attention_window is None or seq_length <= self.config.pretrained_positions:
+            return None
+        return Window(self.config.attention_window // 2, longer_than=self.config.pretrained_positions)
 
     def _refuse_length(self, length: int) -> None:
         reach = self.config.max_position_embeddings
@@ -253,18 +375,21 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
                 f"model.resize_position_embeddings({length}) or `longbert extend --max-positions {length}`"
             )
 
-    def _mark_padding(
-        self,
-        attention_mask: torch.Tensor,
-        position_ids: torch.LongTensor | None,
-        token_type_ids: torch.LongTensor | None,
-    ) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """Position -1 where nothing is attended to; segments are given too, as BERT looks absent ones up by position."""
-        if position_ids is None:
-            position_ids = self.embeddings.position_ids[:, : attention_mask.shape[1]]
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(attention_mask, dtype=torch.long)
-        return position_ids.expand(attention_mask.shape).masked_fill(attention_mask == 0, -1), token_type_ids
+    def _place(
+        self, attention_mask: torch.Tensor, token_type_ids: torch.LongTensor | None
+    ) -> dict[str, torch.LongTensor | None]:
+        """Positions that count from the first attended token, so that padding on the left moves nothing.
+
+        With `zero_padding_positions`, padding stands at position -1; segments are then given too, as BERT looks absent
+        ones up by position.
+        """
+        first = attention_mask.long().argmax(-1, keepdim=True)
+        position_ids = (self.embeddings.position_ids[:, : attention_mask.shape[1]] - first).clamp(min=0)
+        if self.config.zero_padding_positions:
+            position_ids = position_ids.masked_fill(attention_mask == 0, -1)
+            if token_type_ids is None:
+                token_type_ids = torch.zeros_like(position_ids)
+        return {"position_ids": position_ids, "token_type_ids": token_type_ids}
 
 
 class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):

@@ -35,7 +35,9 @@ def _tile_skip_special(table: torch.Tensor, length: int, config: Any) -> torch.T
     """Tile rows 1..n-2 only: row 0 is [CLS]'s and the last row is the least trained."""
     n = len(table)
     if n < 3:
-        raise ValueError(f"position_init='tile-skip-special' needs a source of at least 3 positions, got {n}: use 'tile'")
+        raise ValueError(
+            f"position_init='tile-skip-special' needs a source of at least 3 positions, got {n}: use 'tile'"
+        )
     position = torch.arange(length, device=table.device)
     return table[torch.where(position < n, position, 1 + (position - n) % (n - 2))]
 
@@ -99,7 +101,7 @@ def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
 
 
 def block_offsets(table: torch.Tensor, alpha: float) -> torch.Tensor:
-    """What block b of n positions adds to the table: `alpha / (1 - alpha) * (table[b] - table[0])`, `[n, hidden_size]`.
+    """What block b adds to the table: `alpha / (1 - alpha) * (table[b] - table[0])`, `[n, hidden_size]`.
 
     Su Jianlin's hierarchical decomposition (https://kexue.fm/archives/7947) in closed form; block 0 adds exactly zero
     in every dtype, which the original form does not.
@@ -208,8 +210,8 @@ class HierarchicalPositionEmbedding(_TablePositionEmbedding):
         n, alpha = config.pretrained_positions, config.hierarchical_alpha
         if not 0 < alpha < 1 or alpha == 0.5:
             raise ValueError(
-                f"hierarchical_alpha must lie in (0, 1) and not be 0.5, which gives positions i*n+j and j*n+i the same "
-                f"vector; got {alpha}. 0.4 is the published default, 0.1 to 0.2 suits use without training"
+                f"hierarchical_alpha must lie in (0, 1) and not be 0.5, which gives positions i*n+j and j*n+i the "
+                f"same vector; got {alpha}. 0.4 is the published default, 0.1 to 0.2 suits use without training"
             )
         if config.max_position_embeddings > n * n:
             raise ValueError(
@@ -233,7 +235,7 @@ class HierarchicalPositionEmbedding(_TablePositionEmbedding):
 
 
 class SinusoidalPositionEmbedding(PositionEmbedding):
-    """`scale * [sin(k w_0), cos(k w_0), sin(k w_1), ...]`, `w_i = base^(-2i / hidden_size)`, computed on the fly in fp32.
+    """`scale * [sin(k w_0), cos(k w_0), sin(k w_1), ...]`, `w_i = base^(-2i / hidden_size)`, on the fly in fp32.
 
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, interleaved as printed there. `weight` is the one learnable
     scale, `[1]`: a raw sinusoid is some 35 times a BERT row and would drown the words. Swapped into a pretrained model
@@ -258,8 +260,8 @@ class SinusoidalPositionEmbedding(PositionEmbedding):
     def transplant(self, table: torch.Tensor) -> torch.Tensor:
         if table.device.type != "meta":
             logger.warning_once(
-                "position_type='sinusoidal' replaces the source's position table: the model knows no position until it "
-                "is trained"
+                "position_type='sinusoidal' replaces the source's position table: the model knows no position until "
+                "it is trained"
             )
         spread = table[1:].float().square().mean().sqrt()
         return (math.sqrt(2) * spread).reshape(1).to(table.dtype)

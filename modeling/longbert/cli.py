@@ -1,0 +1,148 @@
+"""The command line: `longbert extend | inspect | plot | evaluate`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .configuration_longbert import LongBertConfig
+from .position_embeddings import POSITION_INITS, POSITION_TYPES
+
+
+def add_extend(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("extend", help="make a long model of a BERT checkpoint")
+    command.add_argument("source", help="folder, Hub id, or package://name/folder")
+    command.add_argument("out", help="new or empty folder")
+    command.add_argument("--position-type", default=LongBertConfig.position_type, choices=list(POSITION_TYPES))
+    command.add_argument("--position-init", default=LongBertConfig.position_init, choices=list(POSITION_INITS))
+    command.add_argument("--max-positions", type=int, required=True, help="tokens the new model reaches")
+    command.add_argument("--alpha", type=float, default=LongBertConfig.hierarchical_alpha, help="hierarchical_alpha")
+    command.add_argument("--with-code", action="store_true", help="the folder loads without longbert installed")
+    command.set_defaults(run=run_extend)
+
+
+def run_extend(arguments: argparse.Namespace) -> int:
+    from .checkpoints import describe, extend
+
+    model = extend(
+        arguments.source,
+        arguments.out,
+        with_code=arguments.with_code,
+        position_type=arguments.position_type,
+        position_init=arguments.position_init,
+        max_position_embeddings=arguments.max_positions,
+        hierarchical_alpha=arguments.alpha,
+    )
+    print("\n".join([*describe(model), f"written to {arguments.out}"]))
+    return 0
+
+
+def add_inspect(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "inspect", help="do config, table, buffers and tokenizer agree, does the last token run?"
+    )
+    command.add_argument("model")
+    command.set_defaults(run=run_inspect)
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    from .checkpoints import describe, disagreements, load, run_last_token
+
+    model, tokenizer = load(arguments.model)
+    print("\n".join(describe(model)))
+    found = disagreements(model, tokenizer)
+    for problem in found:
+        print(f"DISAGREES: {problem}")
+    run_last_token(model)
+    reach = model.config.max_position_embeddings
+    print(f"runs {min(model.config.pretrained_positions + 1, reach)} tokens, and position {reach - 1}")
+    if not found:
+        print("config, table, buffers and tokenizer agree")
+    return 1 if found else 0
+
+
+def add_plot(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("plot", help="draw the position table")
+    command.add_argument("model")
+    command.add_argument("--out", required=True, help="folder for the pictures")
+    command.set_defaults(run=run_plot)
+
+
+def run_plot(arguments: argparse.Namespace) -> int:
+    from .checkpoints import load
+    from .plots import plot_positions
+
+    model, _ = load(arguments.model)
+    for file in plot_positions(model.position_table(), model.config.pretrained_positions, arguments.out):
+        print(file)
+    return 0
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("evaluate", help="MLM loss by position, beside the source chunked at its own length")
+    command.add_argument("model")
+    command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
+    command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
+    command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
+    command.add_argument("--text-column", default="text")
+    command.add_argument(
+        "--held-out-every", type=int, help="read only documents 0, k, 2k, ... as train.py holds them out"
+    )
+    command.add_argument(
+        "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"
+    )
+    command.add_argument("--documents", type=int, default=64, help="texts read at most, spread over all there are")
+    command.add_argument("--mlm-probability", type=float, default=0.15)
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from .checkpoints import load
+    from .data import load_documents, resolve_path, split_held_out
+    from .evaluation import Prover
+    from .training import load_for_mlm
+
+    if arguments.out and Path(arguments.out, "proof.json").exists():
+        raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
+    _, tokenizer = load(arguments.model)
+    config = LongBertConfig.from_pretrained(resolve_path(arguments.model))
+    documents = load_documents(arguments.data, arguments.text_column)
+    if arguments.held_out_every:
+        _, documents = split_held_out(documents, arguments.held_out_every)
+    prover = Prover(
+        documents,
+        tokenizer,
+        window=config.pretrained_positions,
+        max_seq_length=arguments.max_seq_length or config.max_position_embeddings,
+        at_most=arguments.documents,
+        mlm_probability=arguments.mlm_probability,
+        seed=arguments.seed,
+    )
+    source = resolve_path(arguments.source or arguments.model)
+    prover.chunked("source, chunked", load_for_mlm(source, LongBertConfig.from_pretrained(source)))
+    model = load_for_mlm(resolve_path(arguments.model), config)
+    prover.whole("this model", model)
+    if arguments.source:
+        prover.chunked("this model, chunked", model)
+    print(prover.proof.to_markdown())
+    if arguments.out:
+        prover.proof.save(arguments.out)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for add in (add_extend, add_inspect, add_plot, add_evaluate):
+        add(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"longbert: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

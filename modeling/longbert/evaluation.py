@@ -1,0 +1,237 @@
+"""The proof: MLM loss by position, an extended model beside its source chunked at 512, same tokens and masks."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import BertForMaskedLM, DataCollatorForTokenClassification, PreTrainedTokenizerBase
+
+from .data import TokenMasker, cut, frame, tokenize
+
+
+@dataclass
+class MaskedDocument:
+    """A held-out text with its masks drawn once, so that every model and every way to read it predicts the same."""
+
+    input_ids: torch.LongTensor
+    labels: torch.LongTensor
+
+
+@dataclass
+class Segment:
+    """What a model reads at a time: `features` framed by [CLS] and [SEP], and each token's place in the text."""
+
+    features: dict[str, torch.LongTensor]
+    positions: torch.LongTensor
+
+
+Reading = Callable[[MaskedDocument], list[Segment]]
+
+
+def mask_documents(
+    rows: Iterable[list[int]], tokenizer: PreTrainedTokenizerBase, mlm_probability: float, seed: int
+) -> list[MaskedDocument]:
+    """Draw the fixed masks of held-out rows, `[tokens]` each without special tokens."""
+    mask = TokenMasker(tokenizer, mlm_probability)
+    return [MaskedDocument(*mask(row, seed, index)) for index, row in enumerate(rows)]
+
+
+def reading(tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Reading:
+    """Read a document whole, or chunked: in windows of at most `window` tokens, [CLS] and [SEP] counted."""
+
+    def read(document: MaskedDocument) -> list[Segment]:
+        size = len(document.input_ids) if window is None else window - 2
+        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        return [
+            Segment(
+                frame(document.input_ids[start : start + size], document.labels[start : start + size], *special),
+                # [CLS] is position 0 of the whole document; the frame of a later window has no place of its own
+                torch.arange(start, min(start + size, len(document.input_ids)) + 2),
+            )
+            for start in range(0, len(document.input_ids), size)
+        ]
+
+    return read
+
+
+@dataclass
+class Scores:
+    """One entry for every masked token: its position in the text, its loss in nats, whether top-1 is right."""
+
+    position: np.ndarray
+    loss: np.ndarray
+    correct: np.ndarray
+
+    def within(self, start: int, stop: int | None) -> "Scores":
+        """The tokens at positions `start` to `stop - 1`."""
+        chosen = (self.position >= start) & (self.position < (np.inf if stop is None else stop))
+        return Scores(self.position[chosen], self.loss[chosen], self.correct[chosen])
+
+    def summary(self) -> dict[str, float]:
+        """Mean loss and accuracy, NaN where there is no token, and the number of tokens."""
+        count = len(self.loss)
+        return {
+            "loss": float(self.loss.mean()) if count else float("nan"),
+            "accuracy": float(self.correct.mean()) if count else float("nan"),
+            "tokens": count,
+        }
+
+
+@torch.no_grad()
+def score(
+    model: BertForMaskedLM,
+    documents: list[MaskedDocument],
+    read: Reading,
+    tokenizer: PreTrainedTokenizerBase,
+    description: str = "scoring",
+    segments_at_once: int = 8,
+) -> Scores:
+    """Predict every masked token of every document once."""
+    collate = DataCollatorForTokenClassification(tokenizer)
+    was_training = model.training
+    model.eval()
+    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for document in tqdm(documents, desc=description, unit="document"):
+        segments = read(document)
+        for first in range(0, len(segments), segments_at_once):
+            some = segments[first : first + segments_at_once]
+            batch = collate([segment.features for segment in some]).to(model.device)
+            labels = batch.pop("labels")
+            labelled = labels != -100
+            hidden_states = model.base_model(**batch).last_hidden_state[labelled]
+            logits, targets = model.cls(hidden_states).float(), labels[labelled]
+            positions = torch.cat([segment.positions[segment.features["labels"] != -100] for segment in some])
+            parts.append((positions, F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
+    model.train(was_training)
+    return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
+
+
+def position_buckets(max_seq_length: int, window: int) -> list[tuple[int, int]]:
+    """[0, window), [window, 2 window), [2 window, 4 window), ... up to `max_seq_length`."""
+    edges = [0, window]
+    while edges[-1] < max_seq_length:
+        edges.append(edges[-1] * 2)
+    return list(zip(edges, [*edges[1:-1], max_seq_length], strict=False))
+
+
+@dataclass
+class Proof:
+    """The table of a claim that an extended model works, row by row, with what it takes to read it."""
+
+    window: int
+    max_seq_length: int
+    documents: int
+    rows: dict[str, Scores] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, tuple[int, int | None]]:
+        """Position buckets, all positions that the source could not reach, and all."""
+        buckets = position_buckets(self.max_seq_length, self.window)
+        named = {f"{start}-{stop - 1}": (start, stop) for start, stop in buckets}
+        return {**named, f"≥ {self.window}": (self.window, None), "all": (0, None)}
+
+    def to_dict(self) -> dict:
+        """Everything that the table and the picture show."""
+        return {
+            "window": self.window,
+            "max_seq_length": self.max_seq_length,
+            "documents": self.documents,
+            "rows": {
+                name: {
+                    "buckets": {title: scores.within(*bounds).summary() for title, bounds in self.columns().items()},
+                    "seams": self.seams(scores),
+                }
+                for name, scores in self.rows.items()
+            },
+        }
+
+    def seams(self, scores: Scores, reach: int = 16) -> dict[str, float]:
+        """Mean loss within `reach` tokens of a multiple of the window, and elsewhere past the first window."""
+        past = scores.within(self.window - reach, None)
+        near = (past.position + reach) % self.window < 2 * reach
+        return {
+            "near": float(past.loss[near].mean()) if near.any() else float("nan"),
+            "elsewhere": float(past.loss[~near].mean()) if (~near).any() else float("nan"),
+        }
+
+    def to_markdown(self) -> str:
+        """Loss, its difference to the first row, and accuracy, by position."""
+        titles = list(self.columns())
+        lines = [
+            f"Held-out MLM loss (nats; difference to the first row) and accuracy by position, {self.documents} texts "
+            f"of {self.window + 1} to {self.max_seq_length} tokens, the same masks in every row:",
+            "",
+            f"| | {' | '.join(titles)} |",
+            f"|---|{'---|' * len(titles)}",
+        ]
+        first: dict[str, float] = {}
+        for name, row in self.to_dict()["rows"].items():
+            cells = []
+            for title, cell in row["buckets"].items():
+                base = first.setdefault(title, cell["loss"])
+                change = f" ({100 * (cell['loss'] / base - 1):+.1f} %)" if name != next(iter(self.rows)) else ""
+                cells.append(f"{cell['loss']:.3f}{change}, {cell['accuracy']:.3f}")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path) -> None:
+        """Write proof.md, proof.json and proof.png into `folder`."""
+        from .plots import plot_proof
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "proof.md").write_text(self.to_markdown() + "\n")
+        (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        plot_proof(self, folder / "proof.png")
+
+
+class Prover:
+    """Held-out texts with fixed masks, and the proof that grows row by row as models read them.
+
+    Args:
+        documents: held-out documents, column `text`. Each is cut at `max_seq_length`; pieces that fit the `window` are
+            left out, for there a chunked and a long reading are the same.
+        window: the source's own length, at which the chunked baseline reads.
+        at_most: texts to read, spread evenly over all there are.
+
+    Raises:
+        ValueError: no text is longer than the window.
+    """
+
+    def __init__(
+        self,
+        documents: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        window: int,
+        max_seq_length: int,
+        at_most: int,
+        mlm_probability: float,
+        seed: int,
+    ):
+        pieces = cut(tokenize(documents, tokenizer), max_seq_length)["input_ids"]
+        texts = [piece for piece in pieces if len(piece) + 2 > window]
+        if not texts:
+            raise ValueError(
+                f"none of the {len(documents)} held-out documents is longer than {window} tokens: longer positions "
+                "cannot be proven on them"
+            )
+        chosen = np.unique(np.linspace(0, len(texts) - 1, min(at_most, len(texts))).astype(int))
+        self.tokenizer = tokenizer
+        self.texts = mask_documents([texts[index] for index in chosen], tokenizer, mlm_probability, seed)
+        self.proof = Proof(window, max_seq_length, len(self.texts))
+
+    def chunked(self, name: str, model: BertForMaskedLM) -> None:
+        """Add the row of a model that reads windows of the source's length."""
+        read = reading(self.tokenizer, self.proof.window)
+        title = f"{name} at {self.proof.window}"
+        self.proof.rows[title] = score(model, self.texts, read, self.tokenizer, title)
+
+    def whole(self, name: str, model: BertForMaskedLM) -> None:
+        """Add the row of a model that reads each text at once."""
+        self.proof.rows[name] = score(model, self.texts, reading(self.tokenizer), self.tokenizer, name)

