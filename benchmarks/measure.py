@@ -9,7 +9,6 @@ import ctypes
 import gc
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -77,9 +76,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @torch.no_grad()
 def draw_weights(model: nn.Module) -> nn.Module:
-    """Draw every matrix by its name, so that models of two classes, in two processes, get the same weights."""
+    """Draw all but LayerNorm's weights by their names, so that models of two classes in two processes get the same."""
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
+        if parameter.dim() > 1 or name.endswith("bias"):
             drawn = torch.empty(parameter.shape).normal_(std=0.02, generator=generator(zlib.crc32(name.encode())))
             parameter.copy_(drawn)
     return model
@@ -117,18 +116,16 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def time_steps(work: Work, device: str, steps: str) -> dict[str, float]:
-    """Seconds of one step, over so many in a row."""
+def time_steps(work: Work, device: str) -> dict[str, float]:
+    """Seconds of one step, over as many as fill `SAMPLE_SECONDS`."""
     work.clear()
     synchronize(device)
-    wall, processor = time.perf_counter(), time.process_time()
-    for _ in range(int(steps)):
+    wall, processor, steps, seconds = time.perf_counter(), time.process_time(), 0, 0.0
+    while seconds < SAMPLE_SECONDS:
         work.step(work.length)
-    synchronize(device)
-    return {
-        "seconds": (time.perf_counter() - wall) / int(steps),
-        "cpu_seconds": (time.process_time() - processor) / int(steps),
-    }
+        synchronize(device)
+        steps, seconds = steps + 1, time.perf_counter() - wall
+    return {"seconds": seconds / steps, "cpu_seconds": (time.process_time() - processor) / steps, "steps": steps}
 
 
 def peak_memory(work: Work, device: str) -> dict[str, float]:
@@ -228,11 +225,7 @@ def compare_times(commands: list[list[str]], repeats: int, check: bool) -> tuple
         for side in sides:
             side.answer()
         difference = result_difference(sides) if check else None
-        # the first step is slower than the rest: it warms the side up and tells how many fill a sample
-        steps = [math.ceil(SAMPLE_SECONDS / side.ask("time 1")["seconds"]) for side in sides]
-        rounds = [
-            [side.ask(f"time {count}") for side, count in zip(sides, steps, strict=True)] for _ in range(repeats)
-        ]
+        _warm_up, *rounds = [[side.ask("time") for side in sides] for _ in range(1 + repeats)]
     return [list(samples) for samples in zip(*rounds, strict=True)], difference
 
 
@@ -361,19 +354,13 @@ better); in brackets the lowest and the highest pair of samples. Memory is the p
 class Report:
     """A run's record: rows are printed and the JSON is rewritten as cases finish, the picture is drawn at the end."""
 
-    columns = ["case", "time, ours : theirs", "ratio (pairs)", "target"] + [
-        "peak memory, ours : theirs",
-        "ratio",
-        "target",
-        "results",
-    ]
-
     def __init__(self, folder: Path, device: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"attention-{device}-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
         self.content = {"environment": environment(device), "cases": []}
-        self.print_row(self.columns)
-        self.print_row(["---"] * len(self.columns))
+        quantities = ["time, ours : theirs", "ratio (pairs)", "target", "memory, ours : theirs", "ratio", "target"]
+        self.print_row(["case", *quantities, "results"])
+        self.print_row(["---"] * (len(quantities) + 2))
 
     @property
     def failed(self) -> bool:

@@ -58,11 +58,12 @@ TYPES = {
     "hierarchical": {"position_type": "hierarchical", "max_position_embeddings": LONG},
     "sinusoidal": {"position_type": "sinusoidal", "max_position_embeddings": LONG},
 }
-# Everything that promises to keep a source's first n positions
+EVERYTHING = {name: settings for name, settings in TYPES.items() if name != "learned-extended"} | INITS
+# What promises to keep a source's first n positions
 KEEPING = {
-    "learned": TYPES["learned"],
-    **{name: settings for name, settings in INITS.items() if name != "learned-extended-interpolate"},
-    "hierarchical": TYPES["hierarchical"],
+    name: settings
+    for name, settings in EVERYTHING.items()
+    if name not in ("sinusoidal", "learned-extended-interpolate")
 }
 
 
@@ -73,6 +74,7 @@ def table(name: str, values: dict) -> pytest.MarkDecorator:
 every_head = pytest.mark.parametrize("head", HEADS)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 every_type = table("settings", TYPES)
+every_setting = table("settings", EVERYTHING)
 every_keeping = table("settings", KEEPING)
 
 

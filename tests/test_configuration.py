@@ -1,9 +1,9 @@
-"""Law 10 for the config: an impossible one is refused at once, in words that name the choices; a possible one is kept."""
+"""Law 10 for the config: an impossible one is refused at once and told the choices, a possible one is kept."""
 
 import json
 
 import pytest
-from conftest import HEADS, LONG, N, TINY, TYPES, auto_class, every_type, long_class, real, table, tiny_config
+from conftest import HEADS, LONG, TINY, TYPES, N, auto_class, every_type, long_class, real, table, tiny_config
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForMaskedLM, BertConfig, RobertaConfig
 

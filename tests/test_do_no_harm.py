@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from conftest import (
+    LONG,
     N,
     assert_close,
     assert_equal,
@@ -43,6 +44,21 @@ def berts(bert):
     return give
 
 
+def attended(values: dict, mask: torch.Tensor) -> dict:
+    """The outputs of texts, and of their tokens without the padding."""
+    masks = {tuple(each.shape): each.bool() for each in (mask, mask.flatten(0, -2))}
+
+    def real_tokens(tensor):
+        if isinstance(tensor, tuple):
+            return [real_tokens(each) for each in tensor]
+        for shape, each in masks.items():
+            if tensor.shape[: len(shape)] == shape:
+                return tensor[each]
+        return tensor
+
+    return {name: real_tokens(value) for name, value in values.items()}
+
+
 @every_dtype
 @every_head
 @every_keeping
@@ -50,9 +66,10 @@ def test_outputs_are_berts(settings, head, dtype, bert, berts):
     model = extended(bert(head), head, settings, dtype=dtype)
     of_unpadded, of_padded = berts(head, dtype)
     assert_equal(unpadded_outputs(model, head), of_unpadded)
-    padded = outputs(model, **padded_batch(head))
-    assert_equal(padded["hidden_states"][0], of_padded["hidden_states"][0])
-    assert_close(padded, of_padded)
+    inputs = padded_batch(head)
+    ours, theirs = (attended(each, inputs["attention_mask"]) for each in (outputs(model, **inputs), of_padded))
+    assert_equal(ours["hidden_states"][0], theirs["hidden_states"][0])
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +93,11 @@ def test_a_head_that_a_real_checkpoint_lacks_changes_nothing_else(head):
     assert_equal(model.base_model(**inputs).last_hidden_state, plain.base_model(**inputs).last_hidden_state)
     model.load_state_dict(plain.state_dict())  # what the source lacks is random in both: lend BERT's to ours
     assert_equal(outputs(model, **batch(20, head)), outputs(plain, **batch(20, head)))
+
+
+def test_a_decoder_is_berts_too(bert):
+    source = bert("Model", is_decoder=True)
+    plain = bert_class("Model").from_pretrained(source)
+    model = extended(source, "Model", {"position_type": "hierarchical", "max_position_embeddings": LONG})
+    inputs = batch(N) | {"use_cache": False}
+    assert_close(outputs(model, **inputs), outputs(plain, **inputs))

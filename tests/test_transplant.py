@@ -1,4 +1,4 @@
-"""Law 2: whichever way a BERT comes in, its rows arrive bit for bit, nothing is lost, and a wrong source is refused."""
+"""Law 2: whichever way a BERT comes in, its rows arrive bit for bit, nothing is lost, a wrong source is refused."""
 
 import shutil
 
@@ -7,9 +7,9 @@ import torch
 from conftest import (
     KEEPING,
     LONG,
-    N,
     REAL,
     TYPES,
+    N,
     assert_equal,
     auto_class,
     bert_class,

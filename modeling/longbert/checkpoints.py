@@ -1,5 +1,6 @@
 """Whole checkpoint folders: make a long model of a source, and say whether one holds together."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,24 @@ def extend(source: str, out: str | Path, with_code: bool = False, **config_overr
     model = load_extended(source, **config_overrides)
     tokenizer = load_tokenizer(resolve_path(source), model.config)
     model.config.architectures = [type(model).__name__]
-    if not with_code:
-        model._auto_class = model.config._auto_class = None
     unfinished = Path(out).with_name(f"{Path(out).name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
+    if not with_code:
+        _drop_code(unfinished)
     if Path(out).exists():
         Path(out).rmdir()
     unfinished.rename(out)
     return model
+
+
+def _drop_code(folder: Path) -> None:
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def describe(model: LongBertPreTrainedModel) -> list[str]:

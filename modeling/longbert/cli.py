@@ -16,6 +16,7 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--position-init", default=LongBertConfig.position_init, choices=list(POSITION_INITS))
     command.add_argument("--max-positions", type=int, required=True, help="tokens the new model reaches")
     command.add_argument("--alpha", type=float, default=LongBertConfig.hierarchical_alpha, help="hierarchical_alpha")
+    command.add_argument("--attention-window", type=int, help="tokens, even; by default attention is full")
     command.add_argument("--with-code", action="store_true", help="the folder loads without longbert installed")
     command.set_defaults(run=run_extend)
 
@@ -31,6 +32,7 @@ def run_extend(arguments: argparse.Namespace) -> int:
         position_init=arguments.position_init,
         max_position_embeddings=arguments.max_positions,
         hierarchical_alpha=arguments.alpha,
+        attention_window=arguments.attention_window,
     )
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
     return 0

@@ -1,0 +1,218 @@
+"""Laws 4 and 5 for attention: every way agrees, texts see only themselves, and nothing n x n is ever held."""
+
+import pytest
+import torch
+from conftest import assert_close, batch, every_dtype, extended, gradients, long_class, table, tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longbert import LongBertForMaskedLM, LongBertModel, attention
+
+
+REACH = 256
+LENGTHS = [200, 120, 16, 5]  # two texts past the source's 16 positions, two within
+WINDOWS = {
+    "full": {},
+    "window": {"attention_window": 8},
+    "window-no-global": {"attention_window": 8, "global_tokens": 0},
+    "window-three-globals": {"attention_window": 64, "global_tokens": 3},
+    "window-last-layer-full": {"attention_window": 8, "full_attention_layers": [1]},
+}
+every_window = table("window", WINDOWS)
+PLAIN = ["sdpa", "eager"]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """So that a text of 200 tokens crosses many chunks."""
+    monkeypatch.setattr(attention, "QUERIES_PER_CHUNK", 32)
+
+
+def build(model_class=LongBertModel, **settings):
+    undropped = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return model_class(tiny_config(max_position_embeddings=REACH, **undropped, **settings))
+
+
+def padded(side: str = "right") -> dict[str, torch.Tensor]:
+    """Texts of `LENGTHS` tokens in one batch, with a global token in the middle of the long ones."""
+    inputs = batch(max(LENGTHS), batch_size=len(LENGTHS))
+    index = torch.arange(max(LENGTHS))
+    lengths = torch.tensor(LENGTHS)[:, None]
+    real = index < lengths if side == "right" else index >= max(LENGTHS) - lengths
+    marked = torch.zeros_like(real)
+    marked[:2, 150] = True
+    return {**inputs, "attention_mask": real.long(), "global_attention_mask": (marked & real).long()}
+
+
+def alone(inputs: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    """One text of a padded batch, without its padding."""
+    real = inputs["attention_mask"][row].bool()
+    return {name: tensor[row][real][None] for name, tensor in inputs.items() if name != "attention_mask"}
+
+
+@every_window
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("implementation", [attention.NAME, *PLAIN])
+def test_a_text_in_a_batch_is_the_text_alone(implementation, side, window):
+    model, inputs = build(**window).eval(), padded(side)
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        together = model(**inputs).last_hidden_state
+        for row, length in enumerate(LENGTHS):
+            text = together[row][inputs["attention_mask"][row].bool()]
+            assert_close(text, model(**alone(inputs, row)).last_hidden_state[0], rtol=1e-5, atol=2e-6, msg=f"{length}")
+
+
+@every_window
+@pytest.mark.parametrize("plain", PLAIN)
+def test_fast_equals_plain_with_gradients(plain, window):
+    model, inputs = build(LongBertForMaskedLM, **window).train(), padded()
+    chosen = (torch.rand(inputs["input_ids"].shape) < 0.3) & inputs["attention_mask"].bool()
+    labels = inputs["input_ids"].where(chosen, -100)
+    results = []
+    for implementation in (attention.NAME, plain):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        results.append((loss.detach(), {name: gradient.clone() for name, gradient in gradients(model).items()}))
+    assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@every_window
+@every_dtype
+def test_fast_equals_plain_in_every_dtype(dtype, window):
+    model, inputs = build(**window).eval().to(dtype), padded()
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        fast = model(**inputs).last_hidden_state[real]
+        model.set_attn_implementation("eager")
+        assert_close(fast, model(**inputs).last_hidden_state[real], rtol=0, atol=32 * torch.finfo(dtype).eps)
+
+
+@every_window
+@pytest.mark.parametrize("implementation", [attention.NAME, *PLAIN])
+def test_packed_documents_do_not_see_each_other(implementation, window):
+    model = build(**window).eval()
+    model.set_attn_implementation(implementation)
+    inputs = batch(sum(LENGTHS[1:]), batch_size=1)
+    position_ids = torch.cat([torch.arange(length) for length in LENGTHS[1:]])[None]
+    with torch.no_grad():
+        packed = model(**inputs, position_ids=position_ids).last_hidden_state
+        start = 0
+        for length in LENGTHS[1:]:
+            document = {name: tensor[:, start : start + length] for name, tensor in inputs.items()}
+            assert_close(packed[:, start : start + length], model(**document).last_hidden_state, rtol=1e-5, atol=2e-6)
+            start += length
+
+
+def test_the_window_hides_what_is_far_and_global_tokens_see_it():
+    model = build(attention_window=8, num_hidden_layers=1).eval()
+    inputs = batch(200, batch_size=1)
+    changed = inputs["input_ids"].clone()
+    changed[0, 100] = (changed[0, 100] + 1) % 100
+    with torch.no_grad():
+        before = model(**inputs).last_hidden_state
+        after = model(**{**inputs, "input_ids": changed}).last_hidden_state
+    moved = (before != after).any(-1)[0].nonzero().flatten().tolist()
+    assert moved == [0, *range(96, 105)]
+
+
+def test_outputs_have_the_shapes_transformers_promises():
+    model, inputs = build().eval(), padded()
+    result = model(**inputs, output_hidden_states=True)
+    shape = (len(LENGTHS), max(LENGTHS), 32)
+    assert result.last_hidden_state.shape == shape
+    assert [tensor.shape for tensor in result.hidden_states] == [shape] * 3
+    assert_close(result.pooler_output, model.pooler(result.last_hidden_state))
+    as_tuple = model(**inputs, return_dict=False)
+    assert_close(as_tuple[:2], (result.last_hidden_state, result.pooler_output))
+
+
+def test_attention_probabilities_on_request():
+    model, inputs = build(attention_window=8).eval(), padded()
+    result = model(**inputs, output_attentions=True)
+    heads = (len(LENGTHS), 2, max(LENGTHS), max(LENGTHS))
+    assert [probabilities.shape for probabilities in result.attentions] == [heads] * 2
+    real = inputs["attention_mask"].bool()
+    assert_close(result.last_hidden_state[real], model(**inputs).last_hidden_state[real], rtol=1e-5, atol=2e-6)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model, inputs = build(LongBertForMaskedLM, attention_window=8).train(), padded()
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            # the name since transformers 5.2x; 5.17 has the old one
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        model.zero_grad()
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+    assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_dropout_is_never_applied_and_says_so(logged):
+    attention.logger.warning_once.cache_clear()
+    config = tiny_config(max_position_embeddings=REACH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    model = LongBertModel(config).train()
+    for inputs in (padded(), batch(10), batch(100)):
+        assert_close(model(**inputs).last_hidden_state, model(**inputs).last_hidden_state, rtol=0, atol=0)
+    assert "attention_probs_dropout_prob=0.5 is not applied" in logged
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made, its backward pass included."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize("length", [4096, 16384])
+@table("window", {"full": {}, "window": {"attention_window": 512}})
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_nothing_n_by_n_is_ever_held(training, window, length, monkeypatch):
+    monkeypatch.undo()
+    config = tiny_config(
+        max_position_embeddings=length, hidden_size=16, num_attention_heads=1, num_hidden_layers=1, **window
+    )
+    assert config.attention_probs_dropout_prob == config.hidden_dropout_prob == 0.1
+    model = LongBertForMaskedLM(config).train(training)
+    inputs = batch(length)
+    real = torch.ones_like(inputs["input_ids"])
+    real[1, length // 2 :] = 0
+    labels = inputs["input_ids"].where(torch.rand(real.shape) < 0.15, -100)
+    with LargestTensor() as largest, torch.set_grad_enabled(training):
+        loss = model(**inputs, attention_mask=real, labels=labels, output_logits=False).loss
+        if training:
+            loss.backward()
+    assert largest.numel < length**2 / 4
+
+
+def test_the_dispatch_test_can_fail():
+    with LargestTensor() as largest:
+        query = torch.randn(1, 1, 64, 8, requires_grad=True)
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, dropout_p=0.5).sum().backward()
+    assert largest.numel >= 64**2
+
+
+def test_other_implementations_refuse_a_window_they_cannot_have(bert):
+    config = {"max_position_embeddings": 40, "attention_window": 8}
+    model = extended(bert(), "Model", config, attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match="'longbert', 'sdpa' or 'eager'"):
+        model(**batch(40))
+
+
+def test_choice_decides_by_its_own_global_tokens():
+    model = long_class("ForMultipleChoice")(tiny_config(max_position_embeddings=64, attention_window=8)).eval()
+    inputs = batch(40, "ForMultipleChoice")
+    marked = torch.zeros_like(inputs["input_ids"])
+    marked[:, 1, 20] = 1
+    with torch.no_grad():
+        without, with_one = model(**inputs).logits, model(**inputs, global_attention_mask=marked).logits
+    assert (without != with_one).any(0).tolist() == [False, True, False]
