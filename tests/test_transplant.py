@@ -142,13 +142,14 @@ def test_the_filled_rows_arrive_too(settings, bert, source_rows):
     assert_equal(stored, extend_table(source_rows, LONG, model.config) if is_extended else source_rows)
 
 
-@pytest.mark.parametrize("change", [{"position_type": "learned-extended"}, {"position_type": "hierarchical"}], ids=str)
+@pytest.mark.parametrize("position_type", ["learned-extended", "hierarchical"])
 @every_longer
-def test_our_own_checkpoint_is_a_source(settings, change, bert, tmp_path):
+def test_our_own_checkpoint_is_a_source(settings, position_type, bert, tmp_path):
     source = extended(bert(), "ForMaskedLM", settings)
     source.save_pretrained(tmp_path)
     rows = source.get_position_embeddings().weight.detach()
-    model = extended(tmp_path, "ForMaskedLM", change | {"max_position_embeddings": 100})
+    further = {"position_type": position_type, "max_position_embeddings": 100}
+    model = extended(tmp_path, "ForMaskedLM", further)
     assert_equal(model.position_table(len(rows)), rows)
 
 

@@ -29,7 +29,7 @@ class ModelArguments:
     position_type: str = described(LongBertConfig.position_type, "where positions past the source's table come from")
     position_init: str = described(LongBertConfig.position_init, "how learned-extended fills its new rows")
     hierarchical_alpha: float = described(LongBertConfig.hierarchical_alpha, "weight of the block code, hierarchical")
-    attention_window: int | None = described(None, "tokens that a token of a long text sees around it; full by default")
+    attention_window: int | None = described(None, "tokens a token of a long text sees around it; None is all")
     max_position_embeddings: int = described(2048, "positions the extended model reaches")
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
@@ -352,9 +353,8 @@ def attention_forward(
             attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, hidden)
         return eager_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
     if layout is None:
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    else:
-        output = attend(query, key, value, layout, scaling, windowed=not getattr(module, "reads_in_full", False))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    output = attend(query, key, value, layout, scaling, windowed=not getattr(module, "reads_in_full", False))
     return output.transpose(1, 2).contiguous(), None
 
 

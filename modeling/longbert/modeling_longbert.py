@@ -123,7 +123,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
 
     def __init__(self, config: LongBertConfig, *args: Any, **kwargs: Any):
         config.validate()
-        if config._attn_implementation is None:
+        if config._attn_implementation is None and not config.is_decoder:
             config._attn_implementation = LINEAR_ATTENTION
             logger.info(f"attn_implementation={LINEAR_ATTENTION!r}: linear memory, no computation on padding")
         with torch.device("meta"):  # BERT builds parts that are replaced at once: give them no memory
