@@ -216,3 +216,16 @@ def test_choice_decides_by_its_own_global_tokens():
     with torch.no_grad():
         without, with_one = model(**inputs).logits, model(**inputs, global_attention_mask=marked).logits
     assert (without != with_one).any(0).tolist() == [False, True, False]
+
+
+def test_only_a_return_to_zero_starts_a_document():
+    model, inputs = build().eval(), batch(10)
+    for position_ids in (torch.arange(10).clamp(max=5)[None], torch.zeros(1, 10, dtype=torch.long)):
+        whole = model(**inputs, position_ids=position_ids, attention_mask=torch.ones(2, 10)).last_hidden_state
+        assert_close(model(**inputs, position_ids=position_ids).last_hidden_state, whole)
+
+
+def test_a_row_that_attends_to_nothing_is_finite():
+    model, inputs = build().eval(), batch(10)
+    for attention_mask in (torch.zeros(2, 10), torch.tensor([[1.0] * 10, [0.0] * 10])):
+        assert model(**inputs, attention_mask=attention_mask).last_hidden_state.isfinite().all()

@@ -216,3 +216,12 @@ def test_auto_classes_build_ours_from_our_config():
 
 def test_auto_classes_find_ours_for_a_saved_folder(saved):
     assert type(AutoModelForMaskedLM.from_pretrained(saved)) is LongBertForMaskedLM
+
+
+def test_a_misspelt_setting_is_an_error_that_names_the_right_one(bert):
+    for misspelt in (
+        lambda: LongBertConfig(postion_type="hierarchical"),
+        lambda: LongBertConfig.from_pretrained(bert(), max_position_embedding=40),
+    ):
+        with pytest.raises(ValueError, match="did you mean"):
+            misspelt()

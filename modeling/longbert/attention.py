@@ -32,7 +32,7 @@ except ImportError:
 logger = logging.get_logger(__name__)
 
 NAME = "longbert"
-QUERIES_PER_CHUNK = 256
+QUERIES_PER_CHUNK = 128
 
 
 @dataclass
@@ -85,18 +85,19 @@ def text_ids(
 ) -> torch.LongTensor | None:
     """Number the texts of a batch: `[batch_size, seq_length]`, -1 at padding; None where every row is one whole text.
 
-    Without an `attention_mask`, `position_ids` that start over inside a row mark packed documents, as in
-    transformers' `DataCollatorWithFlattening`.
+    Without an `attention_mask`, `position_ids` that go back to 0 inside a row mark packed documents, as in
+    transformers' `DataCollatorWithFlattening`. A row that attends to nothing attends to all, as BERT's softmax has it.
     """
     rows = torch.arange(shape[0])[:, None]
     if attention_mask is not None:
         attended = attention_mask.bool()
+        attended = attended | ~attended.any(-1, keepdim=True)
         if bool(attended.all()):
             return None
         return torch.where(attended, rows.to(attended.device), -1)
     if position_ids is None or shape[1] == 1:
         return None
-    starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=False)
+    starts = F.pad((position_ids[:, 1:] == 0) & (position_ids[:, :-1] > 0), (1, 0), value=False)
     if not bool(starts.any()):
         return None
     starts = starts.expand(shape).clone()

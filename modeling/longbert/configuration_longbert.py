@@ -3,6 +3,8 @@
 # No `from __future__ import annotations` here: it would silently switch the strict field checks off.
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -64,6 +66,7 @@ class LongBertConfig(BertConfig):
         if self.pretrained_positions == 0:
             from_scratch = self.max_position_embeddings if self.position_type == "learned" else 512
             self.pretrained_positions = min(self.max_position_embeddings, from_scratch)
+        _refuse_misspelt(kwargs)
         super().__post_init__(**kwargs)
 
     def validate_positions(self) -> None:
@@ -113,6 +116,7 @@ class LongBertConfig(BertConfig):
         config_dict = _adopt(config_dict)
         names = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in sorted(names & set(kwargs))}
+        _refuse_misspelt(kwargs)
         if overrides.keys() & {"position_type", "max_position_embeddings"}:
             source = cls(**config_dict)
             stored = POSITION_TYPES[source.position_type].stored_rows(source)
@@ -125,6 +129,15 @@ class LongBertConfig(BertConfig):
             # transformers names only the class being saved, and every other Auto class would fail to load the folder
             output["auto_map"] = {**AUTO_MAP, **output["auto_map"]}
         return output
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    """Raise `ValueError` for what is nearly a field: transformers keeps or drops unknown settings without a word."""
+    fields = [field.name for field in dataclasses.fields(LongBertConfig)]
+    for name in names:
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
+        if close and name not in fields:
+            raise ValueError(f"unknown setting {name!r}: did you mean {close[0]!r}?")
 
 
 def _adopt(config_dict: dict) -> dict:

@@ -262,7 +262,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         """As `BertModel.forward`, but for one argument, and positions that count from the first attended token.
 
-        Without an `attention_mask`, `position_ids` that start over inside a row mark packed documents, which do not
+        Without an `attention_mask`, `position_ids` that go back to 0 inside a row mark packed documents, which do not
         see each other.
 
         Args:
@@ -285,8 +285,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         self._refuse_length(past + tokens.shape[1])
         if self.config.is_decoder or (attention_mask is not None and attention_mask.dim() != 2):
             return super().forward(attention_mask=attention_mask, past_key_values=past_key_values, **inputs, **kwargs)
-        if attention_mask is not None and position_ids is None:
-            inputs |= self._place(attention_mask, token_type_ids)
+        if attention_mask is not None:
+            inputs |= self._place(attention_mask, position_ids, token_type_ids)
         window = self._window(tokens.shape[1])
         if self._needs_plain_masks(kwargs):
             masks = self._plain_masks(attention_mask, position_ids, global_attention_mask, tokens, window)
@@ -376,17 +376,21 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             )
 
     def _place(
-        self, attention_mask: torch.Tensor, token_type_ids: torch.LongTensor | None
+        self,
+        attention_mask: torch.Tensor,
+        position_ids: torch.LongTensor | None,
+        token_type_ids: torch.LongTensor | None,
     ) -> dict[str, torch.LongTensor | None]:
         """Positions that count from the first attended token, so that padding on the left moves nothing.
 
         With `zero_padding_positions`, padding stands at position -1; segments are then given too, as BERT looks absent
         ones up by position.
         """
-        first = attention_mask.long().argmax(-1, keepdim=True)
-        position_ids = (self.embeddings.position_ids[:, : attention_mask.shape[1]] - first).clamp(min=0)
+        if position_ids is None:
+            first = attention_mask.long().argmax(-1, keepdim=True)
+            position_ids = (self.embeddings.position_ids[:, : attention_mask.shape[1]] - first).clamp(min=0)
         if self.config.zero_padding_positions:
-            position_ids = position_ids.masked_fill(attention_mask == 0, -1)
+            position_ids = position_ids.expand(attention_mask.shape).masked_fill(attention_mask == 0, -1)
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
         return {"position_ids": position_ids, "token_type_ids": token_type_ids}

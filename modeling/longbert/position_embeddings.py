@@ -250,7 +250,7 @@ class SinusoidalPositionEmbedding(PositionEmbedding):
     def validate_config(cls, config: Any) -> None:
         if config.hidden_size % 2:
             raise ValueError(f"sinusoidal positions need an even hidden_size, got {config.hidden_size}")
-        if config.sinusoidal_base <= 1:
+        if not 1 < config.sinusoidal_base < math.inf:
             raise ValueError(f"sinusoidal_base must be greater than 1 (10000 is usual), got {config.sinusoidal_base}")
 
     def init_weight(self) -> None:
