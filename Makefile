@@ -33,5 +33,5 @@ test-slow: setup
 
 demo: OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/accelerate launch --num_processes 1 train.py configs/pretrain/demo.yaml output_dir=$(OUT)
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml train.py configs/pretrain/demo.yaml output_dir=$(OUT)
 	$(BIN)/python docs/fill_mask.py $(OUT)

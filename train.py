@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from longbert import LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, parse_config, write_config
-from longbert.checkpoints import load_tokenizer
+from longbert.checkpoints import load_tokenizer, refuse_occupied
 from longbert.data import MaskedRows, cut, load_documents, resolve_path, split_held_out, tokenize
 from longbert.evaluation import Prover
 from longbert.training import load_for_mlm, mlm_trainer, native_arguments
@@ -18,6 +18,8 @@ from longbert.training import load_for_mlm, mlm_trainer, native_arguments
 
 def main(argv: list[str]) -> None:
     model_args, data_args, args = parse_config(argv, ModelArguments, DataArguments, TrainingArguments)
+    if not args.resume_from_checkpoint:
+        refuse_occupied(args.output_dir)
     source = resolve_path(model_args.model)
     native = LongBertConfig.from_pretrained(source)
     config = LongBertConfig.from_pretrained(source, **model_args.config_overrides())
@@ -73,5 +75,5 @@ def finish(trainer: Trainer, prover: Prover) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")

@@ -1,9 +1,9 @@
 """Measure both sides of a comparison, each in a process of its own, and keep the record. Needs only torch.
 
 Time: both processes are built and warmed, then asked in turn, A B A B ..., so that slow drifts of the machine fall on
-both. A sample is as many whole steps as fill a second. Taking turns does not make a busy machine harmless: the same
-windowed step took 1.6 s and 8.2 s beside other work, with little spread inside each case. So each sample also says how
-many cores others used, and the report marks times that were disturbed.
+both. A sample is as many whole steps as fill a second. Taking turns does not make a busy machine harmless: beside
+one other busy core a step of 0.24 s took 2.4 s, as even in every pair as on a quiet machine. So each sample also says
+how many cores others used, and the report marks times that were disturbed.
 
 Memory: other processes, one at a time, because the allocator settings that make peaks comparable make steps slower.
 """
@@ -392,7 +392,7 @@ class Report:
         self.content["cases"].append(record)
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         remarks = [record["problem"]] if "problem" in record else []
-        if record.get("difference") is not None:
+        if record.get("difference") is not None and not remarks:
             remarks.append(f"equal to {record['difference']:.0e}")
         if record.get("cores_of_others", 0) > QUIET_CORES:
             remarks.append(f"DISTURBED: others used {record['cores_of_others']:.1f} cores")

