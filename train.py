@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import Trainer, TrainingArguments, set_seed
 
 from longbert import LongBertConfig
-from longbert.arguments import DataArguments, ModelArguments, parse_config, write_config
+from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, parse_config, write_config
 from longbert.checkpoints import load_tokenizer, refuse_occupied
 from longbert.data import MaskedRows, cut, load_documents, resolve_path, split_held_out, tokenize
 from longbert.evaluation import Prover
@@ -75,5 +75,5 @@ def finish(trainer: Trainer, prover: Prover) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, OSError) as error:
+    except USER_ERRORS as error:
         sys.exit(f"train.py: {error}")

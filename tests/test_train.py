@@ -13,7 +13,7 @@ import yaml
 from conftest import extended, real
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, TrainingArguments
 
-from longbert.arguments import DataArguments, ModelArguments, parse_config
+from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, parse_config
 from longbert.data import MaskedRows, cut, tokenize
 from longbert.training import mlm_trainer
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(override, message
     from longbert import LongBertConfig
     from longbert.data import load_documents
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(USER_ERRORS, match=message):
         model, data, _ = parse_config([str(settings), override], ModelArguments, DataArguments, TrainingArguments)
         LongBertConfig.from_pretrained(model.model, **model.config_overrides())
         load_documents(data.data)

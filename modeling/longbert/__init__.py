@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 transformers.AutoConfig.register(LongBertConfig.model_type, LongBertConfig, exist_ok=True)
+transformers.AutoTokenizer.register(LongBertConfig, fast_tokenizer_class=transformers.BertTokenizer, exist_ok=True)
 LongBertConfig.register_for_auto_class()
 for _auto_class, _path in AUTO_MAP.items():
     if _auto_class != "AutoConfig":

@@ -5,13 +5,19 @@ import difflib
 import json
 from argparse import ArgumentError
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_longbert import LongBertConfig
+
+
+# What a user can mend: entry points print these in one line, anything else is ours
+USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 
 
 def described(default: Any, text: str) -> Any:
@@ -103,7 +109,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
 
 def _as_arguments(key: str, value: Any) -> list[str]:
     """A YAML value in the words of a command line, so that argparse converts and checks it by the field's type."""
-    if value is None:
+    if value is None or value == []:
         return []
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
@@ -114,14 +120,12 @@ def write_config(file: str | Path, *instances: Any) -> None:
     """Write the resolved settings: all of ours, and of others those that are not their default."""
     settings: dict[str, Any] = {}
     for instance in instances:
+        ours = type(instance).__module__ == __name__
         for spec in dataclasses.fields(instance):
             value = getattr(instance, spec.name)
-            ours = type(instance).__module__ == __name__
-            if (
-                spec.init
-                and isinstance(value, str | int | float | bool | list | dict)
-                and (ours or value != spec.default)
-            ):
-                settings[spec.name] = str(value) if isinstance(value, str) else value
+            value = value.value if isinstance(value, Enum) else value
+            writable = spec.init and isinstance(value, str | int | float | bool | list | dict)
+            if writable and (ours or value != spec.default):
+                settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     Path(file).write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .arguments import USER_ERRORS
 from .configuration_longbert import LongBertConfig
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except USER_ERRORS as error:
         print(f"longbert: {error}", file=sys.stderr)
         return 2
 
