@@ -41,54 +41,65 @@ def plot_positions(table: torch.Tensor, pretrained_positions: int, folder: str |
     return files
 
 
-def _sampled(length: int, at_most: int = 1024) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, min(length, at_most)).astype(int))
+SEAMS_SHOWN = 4
 
 
 def _values_by_dimension(axes: plt.Axes, values: np.ndarray, seam: int) -> None:
     length = len(values)
     for position in sorted({0, 1, seam // 2, seam - 1, min(seam, length - 1), length - 1}):
         axes.plot(values[position], label=f"position {position}", linewidth=0.8, alpha=0.8)
-    axes.set(xlabel="dimension", ylabel="value", title="A few positions across dimensions")
+    # [CLS]'s row has a few huge values, beside which a linear axis shows nothing else
+    axes.set_yscale("symlog", linthresh=float(np.quantile(np.abs(values), 0.99)))
+    axes.set(xlabel="dimension", ylabel="value (logarithmic past the 99th percentile)")
+    axes.set_title("A few positions across dimensions")
     axes.legend()
 
 
 def _values_by_position(axes: plt.Axes, values: np.ndarray, seam: int) -> None:
-    shown = _sampled(len(values), 4096)
-    spread = np.argsort(-values.std(axis=0))
+    shown = values[: SEAMS_SHOWN * seam]
+    spread = np.argsort(-shown[1:].std(axis=0))
     for dimension in spread[[0, len(spread) // 4, len(spread) // 2, -1]]:
-        axes.plot(shown, values[shown, dimension], label=f"dimension {dimension}", linewidth=0.8)
+        axes.plot(np.arange(1, len(shown)), shown[1:, dimension], label=f"dimension {dimension}", linewidth=0.8)
     _mark_seam(axes, seam, len(values))
-    axes.set(xlabel="position", ylabel="value", title="A few dimensions across positions (most to least varying)")
+    axes.set(xlabel="position (0, [CLS], left out)", ylabel="value")
+    axes.set_title(f"A few dimensions, most to least varying, across {_shown(values, shown)}")
     axes.legend(loc="upper right")
 
 
 def _heat_map(axes: plt.Axes, values: np.ndarray, seam: int) -> None:
-    shown = _sampled(len(values))
-    limit = float(np.quantile(np.abs(values[shown]), 0.99))
+    shown = values[: SEAMS_SHOWN * seam]
+    limit = float(np.quantile(np.abs(shown), 0.99))
+    extent = (0, len(shown), shown.shape[1], 0)
     image = axes.imshow(
-        values[shown].T,
-        aspect="auto",
-        cmap="RdBu_r",
-        vmin=-limit,
-        vmax=limit,
-        interpolation="nearest",
-        extent=(0, len(values), values.shape[1], 0),
+        shown.T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
     _mark_seam(axes, seam, len(values))
     axes.figure.colorbar(image, ax=axes, label="value (clipped at the 99th percentile)")
-    axes.set(xlabel="position", ylabel="dimension", title="The position table")
+    axes.set(xlabel="position", ylabel="dimension", title=f"The position table, {_shown(values, shown)}")
 
 
-def _cosine_similarity(axes: plt.Axes, values: np.ndarray, seam: int) -> None:
-    shown = _sampled(len(values))
-    rows = values[shown] / np.maximum(np.linalg.norm(values[shown], axis=1, keepdims=True), 1e-12)
+def _shown(values: np.ndarray, shown: np.ndarray) -> str:
+    return (
+        f"all {len(values)} positions"
+        if len(shown) == len(values)
+        else f"positions 0-{len(shown) - 1} of {len(values)}"
+    )
+
+
+def _cosine_similarity(axes: plt.Axes, values: np.ndarray, seam: int, at_most: int = 1024) -> None:
+    """Long tables are averaged over blocks: the mean of unit vectors gives the mean of cosines, and no moire."""
+    directions = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    block = -(-len(values) // at_most)
+    rows = np.stack([directions[start : start + block].mean(axis=0) for start in range(0, len(values), block)])
+    similarity = rows @ rows.T
+    low, high = np.quantile(similarity, [0.01, 0.995])
     extent = (0, len(values), len(values), 0)
-    image = axes.imshow(rows @ rows.T, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest", extent=extent)
+    image = axes.imshow(similarity, cmap="viridis", vmin=low, vmax=high, interpolation="nearest", extent=extent)
     _mark_seam(axes, seam, len(values))
     if seam < len(values):
         axes.axhline(seam, color="red", linewidth=0.8, linestyle="--")
-    axes.figure.colorbar(image, ax=axes, label="cosine similarity")
+    label = "cosine similarity" + (f", mean over blocks of {block} positions" if block > 1 else "")
+    axes.figure.colorbar(image, ax=axes, label=label)
     axes.set(xlabel="position", ylabel="position", title="Similarity of all positions to all")
 
 
@@ -113,6 +124,6 @@ def plot_proof(proof: "Proof", file: str | Path, bin_size: int = 64) -> None:
         ylabel=f"MLM loss (nats), mean over {bin_size} positions",
         title=f"{proof.documents} held-out texts, the same masks in every line; dashes: multiples of {proof.window}",
     )
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=120)
     plt.close(figure)
