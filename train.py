@@ -13,17 +13,18 @@ from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, parse
 from longbert.checkpoints import load_tokenizer, refuse_occupied
 from longbert.data import MaskedRows, cut, load_documents, resolve_path, split_held_out, tokenize
 from longbert.evaluation import Prover
-from longbert.training import load_for_mlm, mlm_trainer, native_arguments
+from longbert.training import checkpoint_activations, load_for_mlm, mlm_trainer, native_arguments
 
 
 def main(argv: list[str]) -> None:
     model_args, data_args, args = parse_config(argv, ModelArguments, DataArguments, TrainingArguments)
-    if not args.resume_from_checkpoint:
-        refuse_occupied(args.output_dir)
     source = resolve_path(model_args.model)
     native = LongBertConfig.from_pretrained(source)
     config = LongBertConfig.from_pretrained(source, **model_args.config_overrides())
-    write_config(Path(args.output_dir, "config.yaml"), model_args, data_args, args)
+    if args.process_index == 0:
+        if not args.resume_from_checkpoint:
+            refuse_occupied(args.output_dir)
+        write_config(Path(args.output_dir, "config.yaml"), model_args, data_args, args)
     set_seed(args.seed)
 
     tokenizer = load_tokenizer(source, config)
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
         trainer = mlm_trainer(load_for_mlm(source, native), rows(length), tokenizer, native_args)
         trainer.train()
         trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
         source = native_args.output_dir
 
     prover = Prover(
@@ -53,6 +55,8 @@ def main(argv: list[str]) -> None:
         seed=args.seed,
     )
     model = load_for_mlm(source, config)
+    if data_args.max_seq_length >= data_args.checkpoint_from:
+        print(checkpoint_activations(model, data_args.max_seq_length))
     trainer = mlm_trainer(model, rows(data_args.max_seq_length), tokenizer, args)
     prover.chunked("source, chunked", load_for_mlm(source, native).to(args.device))
     prover.whole("extended, before training", model)

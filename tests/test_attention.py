@@ -6,6 +6,7 @@ from conftest import assert_close, batch, every_dtype, extended, gradients, long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longbert import LongBertForMaskedLM, LongBertModel, attention
+from longbert.training import checkpoint_activations
 
 
 REACH = 256
@@ -137,18 +138,30 @@ def test_attention_probabilities_on_request():
     assert_close(result.last_hidden_state[real], model(**inputs).last_hidden_state[real], rtol=1e-5, atol=2e-6)
 
 
-def test_gradient_checkpointing_changes_nothing():
-    model, inputs = build(LongBertForMaskedLM, attention_window=8).train(), padded()
+@table("case", {"selective": (None, 200), "window": (8, 200), "short": (None, 100)})
+def test_gradient_checkpointing_changes_nothing(case):
+    window, length = case
+    model, inputs = build(LongBertForMaskedLM, attention_window=window).train(), padded()
     found = []
     for checkpointed in (False, True):
         if checkpointed:
-            # the name since transformers 5.2x; 5.17 has the old one
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            # 6 x the hidden size of 32 is where attention begins to dominate
+            assert ("selective" in checkpoint_activations(model, length)) == (window is None and length > 192)
         model.zero_grad()
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
     assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_selective_checkpointing_computes_attention_once():
+    model, inputs = build(LongBertForMaskedLM).train(), padded()
+    counts = []
+    for length in (100, 200):  # plain, then selective
+        checkpoint_activations(model, length)
+        with CountAttention() as counted:
+            model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        counts.append(counted.forwards)
+    assert counts == [2 * counts[1], 2 * len(LENGTHS)]
 
 
 def test_attention_dropout_is_never_applied_and_says_so(logged):
@@ -171,6 +184,16 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
         return result
+
+
+class CountAttention(TorchDispatchMode):
+    """Counts how often attention is computed forwards."""
+
+    forwards = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.forwards += "attention" in str(func) and "backward" not in str(func)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("length", [4096, 16384])

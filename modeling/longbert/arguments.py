@@ -56,6 +56,7 @@ class DataArguments:
     held_out_every: int = described(10, "documents 0, k, 2k, ... are never trained on and make the proof")
     max_seq_length: int = described(2048, "tokens of a training row, [CLS] and [SEP] counted")
     mlm_probability: float = described(0.15, "share of tokens to predict")
+    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
     native_steps: int = described(
         0, "optimizer steps of MLM at the source's own length first, where its head is to learn"
     )

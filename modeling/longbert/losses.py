@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 IGNORE_INDEX = -100
-ROWS_PER_CHUNK = 1024
+ROWS_PER_CHUNK = 2048  # 250 MB of fp32 logits at BERT's vocabulary; a single chunk is not recomputed
 
 
 def masked_lm_loss(

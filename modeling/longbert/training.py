@@ -1,10 +1,12 @@
 """The pieces that continued pretraining adds to transformers' Trainer, each at a seam of its own."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import (
     DataCollatorForTokenClassification,
     PreTrainedTokenizerBase,
@@ -35,6 +37,31 @@ def load_for_mlm(source: str, config: LongBertConfig) -> LongBertForMaskedLM:
     return model
 
 
+def _keep_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Recompute everything but attention, whose output is small and whose computation alone grows with n²."""
+    attends = "attention" in str(operation) and "backward" not in str(operation)
+    return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_activations(model: LongBertForMaskedLM, max_seq_length: int) -> str:
+    """Switch gradient checkpointing on, keeping attention's outputs where attention dominates.
+
+    Per token and layer, BERT's linear maps cost 24 hidden_size² FLOP forwards and full attention 4 n hidden_size, so
+    attention dominates past n = 6 hidden_size, unless a window bounds n.
+
+    Returns:
+        What was done, in words.
+    """
+    settings: dict[str, Any] = {"use_reentrant": False}
+    selective = model.config.attention_window is None and max_seq_length > 6 * model.config.hidden_size
+    if selective:
+        settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_attention)
+    # the name since transformers 5.2x; 5.17 has the old one
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings)
+    return "selective gradient checkpointing: attention is kept" if selective else "gradient checkpointing"
+
+
 def mlm_trainer(
     model: LongBertForMaskedLM, rows: MaskedRows, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments
 ) -> Trainer:
@@ -59,9 +86,3 @@ def native_arguments(arguments: TrainingArguments, steps: int, tokens_factor: in
         eval_strategy="no",
         push_to_hub=False,
     )
-
-
-def parameter_count(model: nn.Module) -> tuple[int, int]:
-    """Trainable and all parameters."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(map(torch.Tensor.numel, parameters))
