@@ -15,10 +15,7 @@ from transformers import (
     BertForTokenClassification,
     BertModel,
     BertPreTrainedModel,
-    PreTrainedConfig,
 )
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertSelfAttention
 from transformers.utils import logging
@@ -28,70 +25,13 @@ from .attention import Flattening, Window, global_marks, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
+from .transplant import refuse_source, register_transplant
 
 
 logger = logging.get_logger(__name__)
 
-
-class Transplant(ConversionOps):
-    """Turn a source's learned position table into what the model stores; nothing to do for our own checkpoints."""
-
-    def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: list[str],
-        target_patterns: list[str],
-        full_layer_name: str = "",
-        model: Any = None,
-        **kwargs: Any,
-    ) -> dict[str, list[torch.Tensor]]:
-        positions = model.get_submodule(full_layer_name.rpartition(".")[0])
-        (tensors,) = input_dict.values()
-        tensor = tensors[0] if isinstance(tensors, list) else tensors
-        if tensor.shape != positions.weight.shape:
-            refuse_table(tensor.shape, positions.config)
-            tensor = positions.transplant(tensor)
-        return {target_patterns[0]: [tensor]}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return KeepAsIs()
-
-
-class KeepAsIs(ConversionOps):
-    """Saving writes what the model stores."""
-
-    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return input_dict
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return Transplant()
-
-
 # By class name: transformers keys custom code on it, and every head holds a LongBertModel, so one entry serves all.
-register_checkpoint_conversion_mapping(
-    "LongBertModel",
-    [
-        WeightConverter(
-            source_patterns="embeddings.position_embeddings.weight",
-            target_patterns="embeddings.position_embeddings.weight",
-            operations=[Transplant()],
-        )
-    ],
-    overwrite=True,
-)
-
-
-def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) -> None:
-    """Raise `ValueError` where a source's position table `[rows, hidden_size]` does not fit the config."""
-    expected = (config.pretrained_positions, config.hidden_size)
-    if tuple(shape) != expected:
-        raise ValueError(
-            f"the source stores position vectors of shape {tuple(shape)}, the config expects [pretrained_positions, "
-            f"hidden_size] = {list(expected)}: build it from the source with LongBertConfig.from_pretrained(source, "
-            "position_type=..., max_position_embeddings=...)"
-        )
+register_transplant("LongBertModel")
 
 
 class LongBertEmbeddings(BertEmbeddings):
@@ -153,7 +93,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
             ValueError: the source's hidden size or position table does not fit `config`.
         """
         if isinstance(config, LongBertConfig) and pretrained_model_name_or_path is not None:
-            _refuse_source(pretrained_model_name_or_path, config, kwargs)
+            refuse_source(pretrained_model_name_or_path, config, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def get_position_embeddings(self) -> PositionEmbedding:
@@ -188,33 +128,6 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         positions.weight = nn.Parameter(weight.clone(), requires_grad=positions.weight.requires_grad)
         self.config.max_position_embeddings = new_num_position_embeddings
         self.base_model.embeddings.set_length(new_num_position_embeddings)
-
-
-def _refuse_source(source: Any, config: LongBertConfig, hub_kwargs: dict) -> None:
-    try:
-        source_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
-    except OSError:  # no config to compare with: the transplant itself still refuses a table that does not fit
-        return
-    stored = LongBertConfig.from_dict(source_dict)
-    if stored.hidden_size != config.hidden_size:
-        raise ValueError(
-            f"{source} has hidden_size={stored.hidden_size}, the config says {config.hidden_size}: build it with "
-            "LongBertConfig.from_pretrained(source, position_type=..., max_position_embeddings=...)"
-        )
-    if not _stores_the_same(stored, config):
-        rows = POSITION_TYPES[stored.position_type].stored_rows(stored)
-        if rows == 0:
-            raise ValueError(
-                f"{source} is {stored.position_type!r} and stores no position rows to make {config.position_type!r} of"
-            )
-        refuse_table((rows, stored.hidden_size), config)
-
-
-def _stores_the_same(source: LongBertConfig, config: LongBertConfig) -> bool:
-    rows = POSITION_TYPES[source.position_type].stored_rows(source)
-    return rows == POSITION_TYPES[config.position_type].stored_rows(config) and (
-        rows > 0 or source.position_type == config.position_type
-    )
 
 
 class LongBertSelfAttention(BertSelfAttention):

@@ -1,7 +1,6 @@
 """Pictures of position tables and of proofs. Needs matplotlib (extra `train`)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -10,10 +9,6 @@ import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-
-if TYPE_CHECKING:
-    from .evaluation import Proof
 
 
 def plot_positions(table: torch.Tensor, pretrained_positions: int, folder: str | Path) -> list[Path]:
@@ -108,21 +103,32 @@ def _mark_seam(axes: plt.Axes, seam: int, length: int) -> None:
         axes.axvline(seam, color="red", linewidth=0.8, linestyle="--", label=f"source ends at {seam}")
 
 
-def plot_proof(proof: "Proof", file: str | Path, bin_size: int = 64) -> None:
-    """Draw the loss by position of every row of a proof, averaged over `bin_size` positions, seams marked."""
+def plot_losses(
+    lines: dict[str, tuple[np.ndarray, np.ndarray]],
+    window: int,
+    max_seq_length: int,
+    title: str,
+    file: str | Path,
+    bin_size: int = 64,
+) -> None:
+    """Draw loss by position, averaged over `bin_size` positions, multiples of the window marked.
+
+    Args:
+        lines: for every name the positions and the losses of its tokens, `[tokens]` each.
+    """
     figure, axes = plt.subplots(figsize=(11, 6), layout="constrained")
-    bins = np.arange(0, proof.max_seq_length + bin_size, bin_size)
-    for name, scores in proof.rows.items():
-        count, _ = np.histogram(scores.position, bins)
-        total, _ = np.histogram(scores.position, bins, weights=scores.loss)
+    bins = np.arange(0, max_seq_length + bin_size, bin_size)
+    for name, (position, loss) in lines.items():
+        count, _ = np.histogram(position, bins)
+        total, _ = np.histogram(position, bins, weights=loss)
         filled = count > 0
         axes.plot(bins[:-1][filled] + bin_size / 2, total[filled] / count[filled], label=name, linewidth=1.4)
-    for seam in range(proof.window, proof.max_seq_length, proof.window):
+    for seam in range(window, max_seq_length, window):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
     axes.set(
         xlabel="position in the text (tokens)",
         ylabel=f"MLM loss (nats), mean over {bin_size} positions",
-        title=f"{proof.documents} held-out texts, the same masks in every line; dashes: multiples of {proof.window}",
+        title=title,
     )
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=120)
