@@ -33,5 +33,7 @@ test-slow: setup
 
 demo: OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml train.py configs/pretrain/demo.yaml output_dir=$(OUT)
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
+		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
+		train.py configs/pretrain/demo.yaml output_dir=$(OUT)
 	$(BIN)/python docs/fill_mask.py $(OUT)

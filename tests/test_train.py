@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import extended, real
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, TrainingArguments
 
@@ -115,6 +116,13 @@ def test_every_shipped_config_can_be_resolved():
     for file in files:
         model, _, _ = parse_config([str(file)], ModelArguments, DataArguments, TrainingArguments)
         assert model.max_position_embeddings > 512
+
+
+def test_every_accelerate_config_is_accelerates():
+    files = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_config_from_file(str(file)).num_processes >= 1
 
 
 @pytest.mark.parametrize(("size", "steps"), [(8, 1), (2, 4), (1, 8)])
