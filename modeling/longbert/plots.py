@@ -118,11 +118,12 @@ def plot_losses(
     """
     figure, axes = plt.subplots(figsize=(11, 6), layout="constrained")
     bins = np.arange(0, max_seq_length + bin_size, bin_size)
-    for name, (position, loss) in lines.items():
+    for index, (name, (position, loss)) in enumerate(lines.items()):
         count, _ = np.histogram(position, bins)
         total, _ = np.histogram(position, bins, weights=loss)
         filled = count > 0
-        axes.plot(bins[:-1][filled] + bin_size / 2, total[filled] / count[filled], label=name, linewidth=1.4)
+        style = "-" if index < 10 else "--"  # there are ten colours
+        axes.plot(bins[:-1][filled] + bin_size / 2, total[filled] / count[filled], style, label=name, linewidth=1.4)
     for seam in range(window, max_seq_length, window):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
     axes.set(
