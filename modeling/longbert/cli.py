@@ -100,15 +100,16 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .checkpoints import load
+    from .checkpoints import load_tokenizer
     from .data import load_documents, resolve_path, split_held_out
     from .evaluation import Prover
     from .training import load_for_mlm
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
-    _, tokenizer = load(arguments.model)
-    config = LongBertConfig.from_pretrained(resolve_path(arguments.model))
+    path = resolve_path(arguments.model)
+    config = LongBertConfig.from_pretrained(path)
+    tokenizer = load_tokenizer(path, config)
     documents = load_documents(arguments.data, arguments.text_column)
     if arguments.held_out_every:
         _, documents = split_held_out(documents, arguments.held_out_every)
@@ -123,7 +124,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     )
     source = resolve_path(arguments.source or arguments.model)
     prover.chunked("source, chunked", load_for_mlm(source, LongBertConfig.from_pretrained(source)))
-    model = load_for_mlm(resolve_path(arguments.model), config)
+    model = load_for_mlm(path, config)
     prover.whole("this model", model)
     if arguments.source:
         prover.chunked("this model, chunked", model)
