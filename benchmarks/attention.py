@@ -313,11 +313,14 @@ CASES = [
         against=partial(encoder, modernbert, 8192, backward=False),
         time=gain(2),
     ),
-    Case(
-        "exact-16384",
-        "MLM step of a BERT-base on 16384 tokens, full attention, bf16, gradient checkpointing",
-        ours=partial(ours_mlm, (16384,), checkpointing=True, **base),
-        memory=amount(1.0e9),
+    *(
+        Case(
+            name,
+            f"MLM step of a BERT-base on 16384 tokens, full attention, {dtype}, gradient checkpointing",
+            ours=partial(ours_mlm, (16384,), checkpointing=True, **{**base, "dtype": dtype}),
+            memory=amount(limit),
+        )
+        for name, dtype, limit in (("exact-bf16", torch.bfloat16, 1.0e9), ("exact-fp32", torch.float32, 2.0e9))
     ),
     *(
         Case(

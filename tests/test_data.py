@@ -8,7 +8,10 @@ import torch
 from conftest import real
 from transformers import AutoTokenizer
 
-from longbert.data import MaskedRows, TokenMasker, cut, load_documents, resolve_path, split_held_out, tokenize
+from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
+from longbert.data.documents import load_documents, resolve_path, split_held_out
+from longbert.data.masking import RowMasker, TokenMasker, collate
+from longbert.data.rows import RowCount, RowSettings, make_rows, split_sentences, tokenize
 
 
 TEXTS = ["one two three four five six seven", "a b c d e f g h i j k l m n", "x"]
@@ -57,7 +60,7 @@ def test_an_uninstalled_package_says_so():
 
 def test_a_row_that_is_no_text_says_so(tmp_path):
     datasets.Dataset.from_dict({"text": ["a", None]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="document 1 .* NoneType"):
+    with pytest.raises(ValueError, match="x.parquet #1 has NoneType"):
         load_documents([str(tmp_path / "x.parquet")])
 
 
@@ -70,30 +73,216 @@ def test_held_out_and_training_documents_are_all_of_them_once():
         split_held_out(documents, 1)
 
 
-def test_no_token_is_lost_in_cutting(tokenizer):
-    tokens = tokenize(datasets.Dataset.from_dict({"text": [*TEXTS, ""]}), tokenizer)
-    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    assert tokens["input_ids"][:] == whole
-    rows = cut(tokens, 6)["input_ids"][:]
-    assert max(map(len, rows)) == 4
-    assert sum(rows, []) == sum(whole, [])
+def test_a_stream_splits_as_files_do(written):
+    streamed = load_documents([str(written / "*.txt")], streaming=True)
+    whole = load_documents([str(written / "*.txt")])
+    training, held_out = split_held_out(streamed, 2)
+    expected = split_held_out(whole, 2)
+    assert [row["text"] for row in training] == expected[0]["text"][:]
+    assert held_out["text"][:] == expected[1]["text"][:]
 
 
-def test_masks_depend_on_seed_epoch_and_index_alone(tokenizer):
-    rows = cut(tokenize(datasets.Dataset.from_dict({"text": [" ".join(TEXTS)] * 5}), tokenizer), 64)
-    first, second = (MaskedRows(rows, tokenizer, 0.3, seed=1) for _ in range(2))
+def texts_of(*texts: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": list(texts), "document": [f"text {i}" for i in range(len(texts))]})
+
+
+@pytest.fixture(scope="module")
+def tokens(tokenizer) -> datasets.Dataset:
+    """Twenty documents of 1 to 39 tokens, each token a word of its own document."""
+    return tokenize(texts_of(*(" ".join([letter] * (2 * i + 1)) for i, letter in enumerate(LETTERS)), ""), tokenizer)
+
+
+LETTERS = "abcdefghijklmnopqrst"
+
+
+def flat(rows: datasets.Dataset) -> list[int]:
+    return [token for texts in rows["texts"] for text in texts for token in text]
+
+
+@pytest.mark.parametrize("settings", [{}, {"packing": True}, {"short_seq_probability": 0.5}], ids=str)
+def test_no_token_is_lost_in_making_rows(settings, tokens):
+    assert len(tokens) == 20
+    rows = make_rows(tokens, RowSettings(16, **settings))
+    assert sorted(flat(rows)) == sorted(sum(tokens["input_ids"][:], []))
+    assert max(sum(len(text) + 2 for text in texts) for texts in rows["texts"]) == 16
+    assert "all used once" in str(RowCount.of(tokens, rows, 16))
+
+
+def test_packing_leaves_less_room_unused(tokens):
+    counts = [
+        RowCount.of(tokens, make_rows(tokens, RowSettings(64, packing=packing)), 64) for packing in (False, True)
+    ]
+    assert counts[1].rows < counts[0].rows / 2
+    assert counts[1].rows <= 1 + counts[1].row_tokens // 40
+
+
+def test_long_documents_are_cut_at_the_stride(tokens):
+    rows = make_rows(tokens.select([19]), RowSettings(18, stride=4))
+    ids = tokens[19]["input_ids"]
+    assert [text for (text,) in rows["texts"]] == [ids[0:16], ids[12:28], ids[24:40]]
+    with pytest.raises(ValueError, match="stride"):
+        make_rows(tokens, RowSettings(18, stride=16))
+
+
+def test_sentences_are_lines_or_end_in_a_mark():
+    assert split_sentences("One. Two?\n\nThree") == ["One. Two?", "Three"]
+    assert split_sentences("One. Two? Three") == ["One.", "Two?", "Three"]
+    assert split_sentences("一。二!三") == ["一。", "二!", "三"]
+
+
+@pytest.fixture(scope="module")
+def sentences(tokenizer) -> tuple[datasets.Dataset, dict[int, int]]:
+    """Sixteen documents of twelve sentences that count upwards, and every token's document."""
+    texts = ["\n".join(" ".join(str(1000 * d + 10 * s + w) for w in range(3)) for s in range(12)) for d in range(1, 9)]
+    return tokenize(texts_of(*texts), tokenizer, sentences=True)
+
+
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm+sop"])
+def test_sentence_pairs_are_berts(objective, sentences, tokenizer):
+    rows = make_rows(sentences, RowSettings(64, objective=objective))
+    bounds = {}
+    for document in sentences:
+        bounds[document["document"]] = document["input_ids"]
+    labels = rows["next_sentence_label"][:]
+    assert 0.2 < sum(labels) / len(labels) < 0.8
+    for row in rows:
+        ((text,), (document,)), second, label = (
+            (row["texts"], row["documents"]),
+            row["second"],
+            row["next_sentence_label"],
+        )
+        assert 0 < second < len(text) <= 61
+        one, two = decimal(text[:second], tokenizer), decimal(text[second:], tokenizer)
+        whole = decimal(bounds[document], tokenizer)
+        assert one in whole
+        # a pair that is too long was truncated in front or at the back, so the second need not follow at once
+        if label == 0:
+            assert whole.index(two) >= whole.index(one) + len(one)
+        elif objective == "mlm+sop":
+            assert whole.index(one) >= whole.index(two) + len(two)
+        else:
+            assert two not in whole
+
+
+def decimal(ids: list[int], tokenizer) -> str:
+    """A text without the spaces that would tell where it was cut."""
+    return "".join(token.removeprefix("##") for token in tokenizer.convert_ids_to_tokens(ids))
+
+
+def test_every_sentence_is_used_before_truncation(sentences):
+    rows = make_rows(sentences, RowSettings(512, objective="mlm+sop"))
+    assert sum(len(text) for (text,) in rows["texts"]) == sum(map(len, sentences["input_ids"]))
+
+
+def test_pairs_exclude_packing(sentences):
+    with pytest.raises(ValueError, match="packing and stride are for objective 'mlm'"):
+        make_rows(sentences, RowSettings(64, objective="mlm+nsp", packing=True))
+
+
+@pytest.fixture
+def plan(tokens, tokenizer):
+    def make(plan_class=TrainingPlan, streamed=False, **settings):
+        masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.3), settings.get("packing", False))
+        documents = tokens.to_iterable_dataset() if streamed else tokens
+        phases = [
+            Phase(steps, length, 64 // length, make_rows(documents, RowSettings(length, **settings)), masker)
+            for steps, length in ((3, 16), (8, 32))
+        ]
+        return plan_class(phases, batches_per_step=2, seed=1)
+
+    return make
+
+
+def test_micro_batches_depend_on_their_number_alone(plan):
+    forwards = [str(plan()[index]) for index in range(22)]
     torch.manual_seed(5)
-    forwards = [first[index] for index in range(5)]
-    backwards = [second[index] for index in reversed(range(5))][::-1]
-    assert str(forwards) == str(backwards)
-    second.set_epoch(1)
-    assert str(forwards) != str([second[index] for index in range(5)])
-    assert str(first[0]) != str(first[1])
+    other = plan()
+    assert [str(other[index]) for index in reversed(range(22))][::-1] == forwards
+    assert len(set(forwards)) == 22
 
 
-def test_masking_is_berts(tokenizer):
-    ids = list(range(1000, 21000))
-    masked, labels = TokenMasker(tokenizer, 0.15)(ids, 0)
+@pytest.mark.parametrize("kind", [(TrainingPlan, False), (StreamedPlan, True)], ids=["dataset", "stream"])
+def test_processes_share_the_steps(kind, plan):
+    alone = [str(batch) for batch in plan_loader(plan(*kind), 0, 1)]
+    assert len(alone) == 22
+    shares = [[str(batch) for batch in plan_loader(plan(*kind), rank, 2)] for rank in range(2)]
+    assert shares == [alone[0::2], alone[1::2]]
+
+
+def test_every_row_is_used_before_any_is_used_again(plan):
+    made = plan()
+    rows = made.phases[1].rows
+    order = made._order(1, 0).tolist()
+    assert sorted(order) == list(range(len(rows))) != order
+    assert len(rows) == 25  # odd, so that a micro-batch of two lies in both epochs
+    batches = [made[index]["documents"] for index in range(6, 22)]
+    read = [rows[order[place]]["documents"][0] for place in range(24)]
+    assert rows[order[24]]["documents"][0] in batches[12]
+    assert batches[:12] == [sorted({*read[i : i + 2]}) for i in range(0, 24, 2)]
+
+
+def test_a_phase_has_rows_of_its_length_and_as_many_tokens(plan):
+    widths = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in plan()]
+    assert all(rows == 4 and width <= 16 for rows, width in widths[:6])
+    assert all(rows == 2 and width <= 32 for rows, width in widths[6:])
+
+
+def test_packed_texts_do_not_see_each_other(plan, tiny_source):
+    """Law 4, padding and all."""
+    from longbert import LongBertConfig, LongBertModel
+
+    model = LongBertModel.from_pretrained(tiny_source, config=LongBertConfig.from_pretrained(tiny_source)).eval()
+    batch = plan(packing=True)[7]
+    assert "attention_mask" not in batch
+    with torch.no_grad():
+        hidden = model(batch["input_ids"], position_ids=batch["position_ids"]).last_hidden_state
+    for row, positions, states in zip(batch["input_ids"], batch["position_ids"], hidden, strict=True):
+        starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(row)]
+        for start, stop in zip(starts, starts[1:], strict=False):
+            with torch.no_grad():
+                alone = model(row[None, start:stop]).last_hidden_state[0]
+            torch.testing.assert_close(states[start:stop], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_offset_positions_reach_everywhere_and_leave_cls_at_0(tokenizer):
+    masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.3), position_range=100)
+    drawn = [masker({"texts": [[5] * 8]}, 0, index)["position_ids"] for index in range(2000)]
+    assert all(positions[0] == 0 and (positions[2:] - positions[1:-1] == 1).all() for positions in drawn)
+    assert {int(positions[-1]) for positions in drawn} == set(range(9, 100))
+
+
+def test_pairs_are_framed_as_bert_frames_them(tokenizer):
+    masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.5))
+    features = masker({"texts": [[10, 11, 12, 20, 21]], "second": 3, "next_sentence_label": 1}, 0)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    expected = [cls, 10, 11, 12, sep, 20, 21, sep]
+    where = features["labels"] != -100
+    restored = torch.where(where, features["labels"], features["input_ids"])
+    assert restored.tolist() == expected
+    assert features["token_type_ids"].tolist() == [0] * 5 + [1] * 3
+    batch = collate([features, features], tokenizer)
+    assert batch["next_sentence_label"].tolist() == [1, 1]
+
+
+def test_whole_words_are_masked_as_a_whole(tokenizer):
+    ids = tokenizer("unbelievably longwinded antidisestablishmentarianism " * 200, add_special_tokens=False)[
+        "input_ids"
+    ]
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    _, labels = TokenMasker(tokenizer, 0.15, whole_word_mask=True)(ids, 0)
+    chosen = (labels != -100).tolist()
+    for index, piece in enumerate(pieces):
+        if piece.startswith("##"):
+            assert chosen[index] == chosen[index - 1]
+    assert sum(chosen) / len(chosen) == pytest.approx(0.15, abs=0.05)
+
+
+@pytest.mark.parametrize("whole_word_mask", [False, True])
+def test_masking_is_berts(whole_word_mask, tokenizer):
+    ids = [index for index in range(1000, 31000) if index < len(tokenizer)]
+    ids = [index for index in ids if not tokenizer.convert_ids_to_tokens(index).startswith("##")][:20000]
+    assert len(ids) == 20000
+    masked, labels = TokenMasker(tokenizer, 0.15, whole_word_mask)(ids, 0)
     original, chosen = torch.tensor(ids), labels != -100
     assert torch.equal(masked[~chosen], original[~chosen])
     assert torch.equal(labels[chosen], original[chosen])

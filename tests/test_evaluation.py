@@ -83,7 +83,7 @@ def test_the_table_adds_up(tmp_path):
 
 
 def test_documents_that_are_too_short_cannot_prove_anything(tokenizer):
-    short = datasets.Dataset.from_dict({"text": ["a few words"]})
+    short = datasets.Dataset.from_dict({"text": ["a few words"], "document": ["short"]})
     settings = {"window": 512, "max_seq_length": 1024, "at_most": 4, "mlm_probability": 0.15, "seed": 0}
     with pytest.raises(ValueError, match="longer than 512"):
         Prover(short, tokenizer, **settings)

@@ -19,30 +19,48 @@ ORDER = [
     "losses",
     "transplant",
     "modeling_longbert",
-    "data",
+    "data.documents",
+    "data.rows",
+    "data.masking",
+    "data.batches",
     "arguments",
+    "saving",
     "checkpoints",
     "plots",
     "evaluation",
-    "training",
+    "training.meter",
+    "training.trainer",
+    "training.parameters",
+    "training.pretraining",
     "cli",
 ]
 
 
-def imported_siblings(file: Path) -> set[str]:
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.level]
-    named = {alias.name for node in nodes if node.module is None for alias in node.names}
-    return named | {node.module for node in nodes if node.module}
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported_siblings(module: str) -> set[str]:
+    """Modules of the package that one imports, by their dotted names."""
+    folder = module.split(".")[:-1]
+    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+            named = ".".join(part for part in base if part)
+            found |= {named} if named in ORDER else {f"{named}.{alias.name}".strip(".") for alias in node.names}
+    return found
 
 
 def test_every_module_has_its_place():
-    assert {file.stem for file in PACKAGE.glob("*.py")} == {*ORDER, "__init__"}
+    modules = {dotted(file) for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
+    assert modules == {*ORDER}
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_imports_run_one_way(module):
-    found = imported_siblings(PACKAGE / f"{module}.py")
-    assert found <= {*ORDER[: ORDER.index(module)]}
+    assert imported_siblings(module) <= {*ORDER[: ORDER.index(module)]}
 
 
 def test_the_wheel_holds_the_package_alone(tmp_path):

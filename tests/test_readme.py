@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from longbert.data import resolve_path
+from longbert.data.documents import resolve_path
 
 
 ROOT = Path(__file__).parents[1]

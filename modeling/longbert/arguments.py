@@ -31,20 +31,41 @@ def described(default: Any, text: str) -> Any:
 class ModelArguments:
     """Which checkpoint, and how it is taken past its last position."""
 
-    model: str = described("", "source checkpoint: a folder, a Hub id, or package://name/folder")
+    model: str = described(
+        "", "source checkpoint: a folder, a Hub id, or package://name/folder; a config file X.json trains from scratch"
+    )
+    tokenizer: str | None = described(None, "folder or Hub id; by default the source's own")
     position_type: str = described(LongBertConfig.position_type, "where positions past the source's table come from")
     position_init: str = described(LongBertConfig.position_init, "how learned-extended fills its new rows")
     hierarchical_alpha: float = described(LongBertConfig.hierarchical_alpha, "weight of the block code, hierarchical")
     attention_window: int | None = described(None, "tokens a token of a long text sees around it; None is all")
+    global_tokens: int = described(LongBertConfig.global_tokens, "first tokens that see and are seen by all")
+    full_attention_layers: list[int] = described([], "layers that read long texts without the window")
     max_position_embeddings: int = described(2048, "positions the extended model reaches")
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model must name a source checkpoint: a folder, a Hub id, or package://name/folder")
+        if not self.from_scratch:
+            return
+        if self.tokenizer is None:
+            raise ValueError(f"{self.model} has no tokenizer of its own: set tokenizer to a folder or a Hub id")
+        for spec in dataclasses.fields(self):
+            default = [] if spec.name == "full_attention_layers" else spec.default
+            if spec.name not in ("model", "tokenizer") and getattr(self, spec.name) != default:
+                raise ValueError(f"{spec.name} of a model from scratch is set in {self.model}, not beside it")
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether there is no checkpoint to start from."""
+        return self.model.endswith(".json")
 
     def config_overrides(self) -> dict[str, Any]:
         """The fields that `LongBertConfig.from_pretrained(source, ...)` takes."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "model"}
+        overrides = {
+            key: value for key, value in dataclasses.asdict(self).items() if key not in ("model", "tokenizer")
+        }
+        return {**overrides, "full_attention_layers": self.full_attention_layers or None}
 
 
 @dataclass(kw_only=True)
@@ -53,13 +74,15 @@ class DataArguments:
 
     data: list[str] = described([], "files, globs or folders of documents; package://name/... works too")
     text_column: str = described("text", "column of the documents in json, parquet and csv files")
+    streaming: bool = described(False, "read documents while they are used, for corpora larger than the disk cache")
     held_out_every: int = described(10, "documents 0, k, 2k, ... are never trained on and make the proof")
-    max_seq_length: int = described(2048, "tokens of a training row, [CLS] and [SEP] counted")
-    mlm_probability: float = described(0.15, "share of tokens to predict")
-    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
-    native_steps: int = described(
-        0, "optimizer steps of MLM at the source's own length first, where its head is to learn"
+    packing: bool = described(False, "several short documents in a row, which do not see each other")
+    stride: int = described(0, "tokens that a row repeats of the one before, where a document is longer than a row")
+    short_seq_probability: float | None = described(
+        None, "share of rows cut at a random shorter length; by default 0.1 for sentence pairs, as BERT, and else 0"
     )
+    mlm_probability: float = described(0.15, "share of tokens to predict")
+    whole_word_mask: bool = described(False, "mask all the pieces of a word or none")
     proof_documents: int = described(64, "held-out texts, at most, that the proof reads")
 
     def __post_init__(self) -> None:
@@ -67,8 +90,75 @@ class DataArguments:
             raise ValueError("data must name at least one file, glob or folder of documents")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}")
-        if self.max_seq_length < 3:
+        if not 0 <= (self.short_seq_probability or 0) < 1:
+            raise ValueError(f"short_seq_probability must lie between 0 and 1, got {self.short_seq_probability}")
+
+
+OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")
+
+
+@dataclass(kw_only=True)
+class PretrainingArguments:
+    """What is learned, in which order, and how a run is kept safe."""
+
+    objective: str = described("mlm", "mlm, or with sentence pairs mlm+nsp (next sentence) or mlm+sop (their order)")
+    max_seq_length: int = described(
+        2048, "tokens of the longest row, [CLS] and [SEP] counted; the proof reads as many"
+    )
+    length_schedule: str | None = described(
+        None,
+        "[[share of the steps, row length], ...], with as many tokens a step throughout; BERT: [[0.9,128],[0.1,512]]",
+    )
+    position_sampling: str = described(
+        "none", "offset: rows stand anywhere in the model's reach, not only at its start"
+    )
+    train_only: list[str] = described(["all"], "all; positions, those past the source's; or regular expressions")
+    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
+    native_steps: int = described(
+        0, "optimizer steps of MLM at the source's own length first, where its head is to learn"
+    )
+    resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
+    max_loss_ratio: float = described(3.0, "stop where a loss is so many times the mean of the last 100 steps")
+    sequence_parallel_size: int = described(1, "neighbouring processes that share each text, past one GPU's memory")
+    dry_run: bool = described(False, "try one step and one evaluation at the longest length, say what it costs, exit")
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+        if self.max_seq_length < 4:
             raise ValueError(f"max_seq_length must leave room between [CLS] and [SEP], got {self.max_seq_length}")
+        if self.position_sampling not in ("none", "offset"):
+            raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
+        if self.sequence_parallel_size < 1:
+            raise ValueError(f"sequence_parallel_size must be at least 1, got {self.sequence_parallel_size}")
+        if self.max_loss_ratio <= 1:
+            raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
+        self.phases()
+
+    def phases(self) -> list[tuple[float, int]]:
+        """(share of the steps, row length) of each phase.
+
+        Raises:
+            ValueError: the schedule is none, its shares do not sum to 1, or a row is longer than `max_seq_length`.
+        """
+        if self.length_schedule is None:
+            return [(1.0, self.max_seq_length)]
+        try:
+            phases = [(float(share), int(length)) for share, length in json.loads(self.length_schedule)]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"length_schedule must be [[share, row length], ...], got {self.length_schedule}"
+            ) from error
+        if abs(sum(share for share, _ in phases) - 1) > 1e-6 or any(share <= 0 for share, _ in phases):
+            raise ValueError(
+                f"the shares of length_schedule must be positive and sum to 1, got {self.length_schedule}"
+            )
+        if any(not 4 <= length <= self.max_seq_length for _, length in phases):
+            raise ValueError(
+                f"rows of length_schedule must have 4 to max_seq_length={self.max_seq_length} tokens, got "
+                f"{self.length_schedule}"
+            )
+        return phases
 
 
 def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
@@ -78,9 +168,12 @@ def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
         ValueError: no such file, an unknown key, an ill-typed or an impossible value.
     """
     if not argv or "=" in argv[0] or not Path(argv[0]).is_file():
-        raise ValueError(f"usage: CONFIG.yaml [key=value ...]; no such file: {argv[0] if argv else '(none given)'}")
+        raise ValueError(
+            f"usage: CONFIG.yaml [key=value ...] [--dry-run]; no such file: {argv[0] if argv else '(none given)'}"
+        )
     settings = yaml.safe_load(Path(argv[0]).read_text()) or {}
     for override in argv[1:]:
+        override = "dry_run=true" if override == "--dry-run" else override
         key, separator, value = override.partition("=")
         if not separator:
             raise ValueError(f"overrides are key=value, got {override!r}")
@@ -112,9 +205,9 @@ def _as_arguments(key: str, value: Any) -> list[str]:
     """A YAML value in the words of a command line, so that argparse converts and checks it by the field's type."""
     if value is None or value == []:
         return []
-    if isinstance(value, list):
+    if isinstance(value, list) and not isinstance(value[0], list):
         return [f"--{key}", *map(str, value)]
-    return [f"--{key}={json.dumps(value) if isinstance(value, dict | bool) else value}"]
+    return [f"--{key}={json.dumps(value) if isinstance(value, dict | bool | list) else value}"]
 
 
 def write_config(file: str | Path, *instances: Any) -> None:

@@ -1,7 +1,6 @@
 """Whole checkpoint folders: make a long model of a source, and say whether one holds together."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,13 @@ from transformers.utils import logging
 
 from . import modeling_longbert
 from .configuration_longbert import LongBertConfig
-from .data import resolve_path
+from .data.documents import resolve_path
 from .modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining, LongBertModel, LongBertPreTrainedModel
 from .position_embeddings import extend_table
+from .saving import refuse_occupied, written_aside
 
 
 logger = logging.get_logger(__name__)
-
-
-def refuse_occupied(folder: str | Path) -> None:
-    """Raise `FileExistsError` where writing into `folder` could lose something."""
-    if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
-        raise FileExistsError(f"{folder} already holds something: name a new or an empty folder")
 
 
 def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
@@ -61,15 +55,11 @@ def extend(source: str, out: str | Path, with_code: bool = False, **config_overr
     model = load_extended(source, **config_overrides)
     tokenizer = load_tokenizer(resolve_path(source), model.config)
     model.config.architectures = [type(model).__name__]
-    unfinished = Path(out).with_name(f"{Path(out).name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    if not with_code:
-        _drop_code(unfinished)
-    if Path(out).exists():
-        Path(out).rmdir()
-    unfinished.rename(out)
+    with written_aside(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if not with_code:
+            _drop_code(folder)
     return model
 
 

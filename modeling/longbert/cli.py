@@ -101,9 +101,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .checkpoints import load_tokenizer
-    from .data import load_documents, resolve_path, split_held_out
+    from .data.documents import load_documents, resolve_path, split_held_out
     from .evaluation import Prover
-    from .training import load_for_mlm
+    from .training.pretraining import load_for_pretraining
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
@@ -123,8 +123,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     source = resolve_path(arguments.source or arguments.model)
-    prover.chunked("source, chunked", load_for_mlm(source, LongBertConfig.from_pretrained(source)))
-    model = load_for_mlm(path, config)
+    prover.chunked("source, chunked", load_for_pretraining(source, LongBertConfig.from_pretrained(source)))
+    model = load_for_pretraining(path, config)
     prover.whole("this model", model)
     if arguments.source:
         prover.chunked("this model, chunked", model)

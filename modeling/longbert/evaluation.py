@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import BertForMaskedLM, DataCollatorForTokenClassification, PreTrainedTokenizerBase
+from transformers import BertPreTrainedModel, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
-from .data import TokenMasker, cut, frame, tokenize
+from .data.masking import TokenMasker, frame
+from .data.rows import RowSettings, make_rows, tokenize
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Scores:
 
 @torch.no_grad()
 def score(
-    model: BertForMaskedLM,
+    model: BertPreTrainedModel,
     documents: list[MaskedDocument],
     read: Reading,
     tokenizer: PreTrainedTokenizerBase,
@@ -105,7 +106,7 @@ def score(
             labels = batch.pop("labels")
             labelled = labels != -100
             hidden_states = model.base_model(**batch).last_hidden_state[labelled]
-            logits, targets = model.cls(hidden_states).float(), labels[labelled]
+            logits, targets = model.cls.predictions(hidden_states).float(), labels[labelled]
             positions = torch.cat([segment.positions[segment.features["labels"] != -100] for segment in some])
             parts.append((positions, F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
     model.train(was_training)
@@ -216,8 +217,8 @@ class Prover:
         mlm_probability: float,
         seed: int,
     ):
-        pieces = cut(tokenize(documents, tokenizer), max_seq_length)["input_ids"]
-        texts = [piece for piece in pieces if len(piece) + 2 > window]
+        rows = make_rows(tokenize(documents, tokenizer), RowSettings(max_seq_length))
+        texts = [text for (text,) in rows["texts"] if len(text) + 2 > window]
         if not texts:
             raise ValueError(
                 f"none of the {len(documents)} held-out documents is longer than {window} tokens: longer positions "
@@ -228,12 +229,23 @@ class Prover:
         self.texts = mask_documents([texts[index] for index in chosen], tokenizer, mlm_probability, seed)
         self.proof = Proof(window, max_seq_length, len(self.texts))
 
-    def chunked(self, name: str, model: BertForMaskedLM) -> None:
+    def chunked(self, name: str, model: BertPreTrainedModel) -> None:
         """Add the row of a model that reads windows of the source's length."""
         read = reading(self.tokenizer, self.proof.window)
         title = f"{name} at {self.proof.window}"
         self.proof.rows[title] = score(model, self.texts, read, self.tokenizer, title)
 
-    def whole(self, name: str, model: BertForMaskedLM) -> None:
+    def metrics(self, model: BertPreTrainedModel) -> dict[str, float]:
+        """Loss and accuracy of a model that reads each text at once, over all positions and by position bucket."""
+        scores = score(model, self.texts, reading(self.tokenizer), self.tokenizer, "evaluating")
+        summary = scores.summary()
+        buckets = {
+            f"loss_{title}": scores.within(*bounds).summary()["loss"]
+            for title, bounds in self.proof.columns().items()
+            if title != "all"
+        }
+        return {"loss": summary["loss"], "accuracy": summary["accuracy"], **buckets}
+
+    def whole(self, name: str, model: BertPreTrainedModel) -> None:
         """Add the row of a model that reads each text at once."""
         self.proof.rows[name] = score(model, self.texts, reading(self.tokenizer), self.tokenizer, name)

@@ -1,4 +1,4 @@
-"""The masked-language-modelling loss at labelled positions only. Travels to the Hub beside the model."""
+"""Pretraining losses that mean the same for any split of a batch. Travels to the Hub beside the model."""
 
 from collections.abc import Callable
 
@@ -43,3 +43,21 @@ def masked_lm_loss(
     else:
         total = torch.stack([checkpoint(summed, *chunk, use_reentrant=False) for chunk in chunks]).sum()
     return total / (labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+
+def sentence_pair_loss(
+    logits: torch.Tensor, labels: torch.LongTensor, num_pairs_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross-entropy in fp32 of next-sentence or sentence-order prediction.
+
+    Args:
+        logits: `[batch_size, 2]`.
+        labels: `[batch_size]`, 0 where the second sentence follows the first; -100 where nothing is known.
+        num_pairs_in_batch: pairs of the whole optimizer step, as `num_items_in_batch` of `masked_lm_loss`.
+
+    Returns:
+        A scalar; 0 where nothing is labelled.
+    """
+    total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORE_INDEX)
+    number = (labels != IGNORE_INDEX).sum().clamp(min=1) if num_pairs_in_batch is None else num_pairs_in_batch
+    return total / number

@@ -17,13 +17,13 @@ from transformers import (
     BertPreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertSelfAttention
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
 from transformers.utils import logging
 
 from .attention import NAME as LINEAR_ATTENTION
 from .attention import Flattening, Window, global_marks, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
-from .losses import masked_lm_loss
+from .losses import masked_lm_loss, sentence_pair_loss
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
 from .transplant import refuse_source, register_transplant
 
@@ -310,7 +310,58 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
 
 
 class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
-    """MLM and next-sentence heads, as in BERT's pretraining."""
+    """MLM and next-sentence (or sentence-order) heads, as in BERT's pretraining; both losses mean the same for any
+    split of a batch."""
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        next_sentence_label: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        num_pairs_in_batch: torch.Tensor | int | None = None,
+        output_logits: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...] | BertForPreTrainingOutput:
+        """As `BertForPreTraining.forward`, but for three arguments, and a loss in fp32 also where there is but one
+        kind of label.
+
+        Args:
+            num_items_in_batch: labelled positions of the whole optimizer step; see `masked_lm_loss`.
+            num_pairs_in_batch: sentence pairs of the whole optimizer step; see `sentence_pair_loss`.
+            output_logits: whether to compute `prediction_logits`; as for `LongBertForMaskedLM`.
+        """
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        pair_logits = self.cls.seq_relationship(outputs.pooler_output)
+        losses = []
+        if labels is not None:
+            predict = self.cls.predictions
+            losses.append(masked_lm_loss(predict, outputs.last_hidden_state, labels, num_items_in_batch))
+        if next_sentence_label is not None:
+            losses.append(sentence_pair_loss(pair_logits, next_sentence_label.view(-1), num_pairs_in_batch))
+        if output_logits is None:
+            output_logits = labels is None or not self.training
+        result = BertForPreTrainingOutput(
+            loss=sum(losses) if losses else None,
+            prediction_logits=self.cls.predictions(outputs.last_hidden_state) if output_logits else None,
+            seq_relationship_logits=pair_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
 
 class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):

@@ -1,0 +1,1 @@
+"""Documents to batches: documents -> tokens -> rows -> masked features -> micro-batches, a module each."""

@@ -1,0 +1,157 @@
+"""Micro-batches: what every step of a run reads, decided by its number alone.
+
+A run is a list of phases. Micro-batch i is made of (seed, i) and the rows, whatever was read before it, in whichever
+worker or process; so a run that was stopped goes on exactly where it was.
+"""
+
+import functools
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from .masking import RowMasker, collate, generator_for
+
+
+@dataclass
+class Phase:
+    """So many optimizer steps over rows of one length.
+
+    Args:
+        rows: a dataset or a stream.
+        batch_size: rows of a micro-batch.
+    """
+
+    steps: int
+    max_seq_length: int
+    batch_size: int
+    rows: datasets.Dataset | datasets.IterableDataset
+    masker: RowMasker
+
+    def batch(self, rows: list[dict[str, Any]], keys: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+        """What the model reads, with the names of its `documents` and its `text_lengths` in tokens."""
+        features = [self.masker(row, *key) for row, key in zip(rows, keys, strict=True)]
+        batch: dict[str, Any] = collate(features, self.masker.tokenizer, self.masker.packing)
+        batch["documents"] = sorted({name for row in rows for name in row["documents"]})
+        batch["text_lengths"] = [len(text) + 2 for row in rows for text in row["texts"]]
+        return batch
+
+
+class _Plan:
+    """Phases after one another; `batches_per_step` micro-batches, over all processes, are one optimizer step."""
+
+    def __init__(self, phases: list[Phase], batches_per_step: int, seed: int):
+        self.phases, self.batches_per_step, self.seed = phases, batches_per_step, seed
+        self.starts = [0, *itertools.accumulate(phase.steps * batches_per_step for phase in phases)]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return sum(phase.steps for phase in self.phases)
+
+
+class TrainingPlan(_Plan, Dataset):
+    """Micro-batches by number. Every row is used once before any is used again, in an order drawn anew each time."""
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = next(number for number, stop in enumerate(self.starts[1:]) if index < stop)
+        phase = self.phases[number]
+        first = (index - self.starts[number]) * phase.batch_size
+        keys = []
+        for place in range(first, first + phase.batch_size):
+            epoch, place = divmod(place, len(phase.rows))
+            keys.append((self.seed, epoch, int(self._order(number, epoch)[place])))
+        return phase.batch([phase.rows[row] for _, _, row in keys], keys)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
+    def _order(self, number: int, epoch: int) -> torch.Tensor:
+        return torch.randperm(len(self.phases[number].rows), generator=generator_for(self.seed, number, epoch))
+
+
+class StreamedPlan(_Plan, IterableDataset):
+    """The same over streams, for corpora larger than the disk cache: a phase begins its stream anew, and so does every
+    epoch, shuffled within `buffer_size` rows.
+
+    Every process reads the whole stream and keeps its share, and a resumed run reads again what it had read: exact,
+    but neither is faster for it.
+    """
+
+    def __init__(self, phases: list[Phase], batches_per_step: int, seed: int, buffer_size: int = 1000):
+        super().__init__(phases, batches_per_step, seed)
+        self.buffer_size = buffer_size
+        self.rank, self.ranks = 0, 1
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for phase, numbered in itertools.islice(self._batches(), self.rank, None, self.ranks):
+            keys, rows = zip(*numbered, strict=True)
+            yield phase.batch(list(rows), keys)
+
+    def _batches(self) -> Iterator[tuple[Phase, list[tuple[tuple[int, int, int], dict]]]]:
+        for phase in self.phases:
+            rows = self._rows(phase)
+            for _ in range(phase.steps * self.batches_per_step):
+                yield phase, list(itertools.islice(rows, phase.batch_size))
+
+    def _rows(self, phase: Phase) -> Iterator[tuple[tuple[int, int, int], dict]]:
+        for epoch in itertools.count():
+            # datasets' own shuffle also reorders files, after which the held-out documents would be others
+            draw = random.Random(f"{self.seed} {epoch}")
+            numbered = (((self.seed, epoch, number), row) for number, row in enumerate(phase.rows))
+            buffer = list(itertools.islice(numbered, self.buffer_size))
+            if not buffer:
+                raise ValueError("the stream holds no documents")
+            for item in numbered:
+                place = draw.randrange(len(buffer))
+                yield buffer[place]
+                buffer[place] = item
+            draw.shuffle(buffer)
+            yield from buffer
+
+
+class _Share(Sampler):
+    """Every `ranks`-th micro-batch from `rank` on."""
+
+    def __init__(self, length: int, rank: int, ranks: int):
+        self.indices = range(rank, length, ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    (batch,) = batches
+    return batch
+
+
+def plan_loader(
+    plan: TrainingPlan | StreamedPlan, rank: int, ranks: int, num_workers: int = 0, **options: Any
+) -> DataLoader:
+    """The micro-batches of one of `ranks` data-parallel processes, in order.
+
+    Args:
+        options: of `torch.utils.data.DataLoader`.
+
+    Raises:
+        ValueError: workers for a stream, which `datasets` would divide among them by files.
+    """
+    # of its own, so that loading draws nothing from the generator that dropout draws from
+    options |= {"num_workers": num_workers, "generator": torch.Generator(), "collate_fn": _only}
+    if isinstance(plan, StreamedPlan):
+        if num_workers:
+            raise ValueError(
+                f"a stream is read in the main process: dataloader_num_workers must be 0, not {num_workers}"
+            )
+        plan.rank, plan.ranks = rank, ranks
+        return DataLoader(plan, batch_size=1, **options)
+    return DataLoader(plan, batch_size=1, sampler=_Share(len(plan), rank, ranks), **options)

@@ -1,0 +1,87 @@
+"""Folders that appear whole or not at all, and can say later whether they still are."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+MANIFEST = "manifest.json"
+
+
+def refuse_occupied(folder: str | Path) -> None:
+    """Raise `FileExistsError` where writing into `folder` could lose something."""
+    if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+        raise FileExistsError(f"{folder} already holds something: name a new or an empty folder")
+
+
+@contextlib.contextmanager
+def written_aside(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` once all is written; what fails on the way leaves nothing."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        publish(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def publish(aside: Path, folder: Path) -> None:
+    """Rename a written folder, with a manifest, to its place; after a crash at any moment it is there whole or not."""
+    if folder.exists():
+        folder.rmdir()  # an empty one, as `refuse_occupied` allows
+    write_manifest(aside)
+    for path in [*aside.rglob("*"), aside]:
+        _sync(path)
+    aside.rename(folder)
+    _sync(folder.parent)
+
+
+def set_aside(folder: str | Path, why: str) -> None:
+    """Rename a folder, where there is one, to `folder.why`, or `folder.why.2` where that is taken."""
+    names = (f"{folder}.{why}" + (f".{number}" if number > 1 else "") for number in itertools.count(1))
+    if Path(folder).exists():
+        os.rename(folder, next(name for name in names if not Path(name).exists()))
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the sha256 of every file in `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def damage(folder: str | Path) -> str | None:
+    """What is wrong with a folder that `publish` wrote; None where it is whole."""
+    folder = Path(folder)
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"has no readable {MANIFEST}: it was never finished"
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

