@@ -42,6 +42,7 @@ class ModelArguments:
     global_tokens: int = described(LongBertConfig.global_tokens, "first tokens that see and are seen by all")
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
     max_position_embeddings: int = described(2048, "positions the extended model reaches")
+    hidden_dropout_prob: float | None = described(None, "dropout; by default the source's")
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -65,6 +66,8 @@ class ModelArguments:
         overrides = {
             key: value for key, value in dataclasses.asdict(self).items() if key not in ("model", "tokenizer")
         }
+        if self.hidden_dropout_prob is None:
+            del overrides["hidden_dropout_prob"]
         return {**overrides, "full_attention_layers": self.full_attention_layers or None}
 
 
