@@ -21,6 +21,7 @@ from longbert.training.pretraining import (
     tokenize_for,
     train_natively,
 )
+from longbert.training.sequence_parallel import share_sequences
 from longbert.training.trainer import DivergedError, LongTrainer
 
 
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> None:
     model_args, data_args, run_args, args = parse_config(
         argv, ModelArguments, DataArguments, PretrainingArguments, TrainingArguments
     )
+    if args.process_index == 0:
+        print(f"{args.world_size} process{'es' * (args.world_size > 1)} on {args.device.type}")
     source = Source.of(model_args)
     checkpoint = open_output(args, run_args, model_args, data_args)
     set_seed(args.seed)
@@ -49,6 +52,7 @@ def main(argv: list[str]) -> None:
 
     model = source.load(source.config, run_args.objective)
     print(select_parameters(model, run_args.train_only))
+    share_sequences(model, run_args.sequence_parallel_size)
     if run_args.max_seq_length >= run_args.checkpoint_from:
         print(checkpoint_activations(model, run_args.max_seq_length))
     plan = make_plan(tokens, source, data_args, run_args, args)

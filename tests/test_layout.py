@@ -31,6 +31,7 @@ ORDER = [
     "training.meter",
     "training.trainer",
     "training.parameters",
+    "training.sequence_parallel",
     "training.pretraining",
     "cli",
 ]

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from conftest import TINY, TYPES, assert_close, assert_equal, batch, every_dtype, extended, gradients
+from conftest import (
+    TINY,
+    TYPES,
+    assert_close,
+    assert_equal,
+    batch,
+    bert_class,
+    every_dtype,
+    extended,
+    gradients,
+)
 from torch import nn
 
 from longbert import losses
@@ -103,6 +113,53 @@ def test_the_loss_means_the_same_for_any_split(size, as_type, rows_per_chunk, mo
         model(
             **{name: tensor[start : start + size] for name, tensor in examples.items()}, num_items_in_batch=number
         ).loss
+        for start in range(0, BATCH_SIZE, size)
+    ]
+    assert_close(sum(parts), whole, rtol=1e-6, atol=0)
+    assert_same_gradients(learnt(model, *parts), expected)
+
+
+# Sentence pairs
+
+
+@pytest.fixture
+def pairs(bert, examples):
+    """A model with both heads, and the examples with sentence labels."""
+    model = extended(bert(), "ForPreTraining", TYPES["hierarchical"])
+    return model, examples | {"next_sentence_label": torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])}
+
+
+def test_both_losses_are_berts(pairs, bert):
+    model, examples = pairs
+    stock = bert_class("ForPreTraining").from_pretrained(bert())
+    short = {name: tensor[:, :16] if tensor.dim() > 1 else tensor for name, tensor in examples.items()}
+    for mode in (True, False):
+        result, expected = model.train(mode), stock.train(mode)
+        for module in [*model.modules(), *stock.modules()]:
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        result, expected = result(**short), expected(**short)
+        assert_close(result.loss, expected.loss, rtol=1e-6, atol=0)
+        assert_close(result.seq_relationship_logits, expected.seq_relationship_logits)
+        assert (result.prediction_logits is None) == mode
+
+
+def test_either_label_alone_gives_its_loss(pairs):
+    model, examples = pairs
+    both = model(**examples).loss
+    words = model(**{name: tensor for name, tensor in examples.items() if name != "next_sentence_label"}).loss
+    sentences = model(**{name: tensor for name, tensor in examples.items() if name != "labels"}).loss
+    assert_close(words + sentences, both, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_both_losses_mean_the_same_for_any_split(size, pairs):
+    model, examples = pairs
+    whole = model(**examples).loss
+    expected = learnt(model, whole)
+    numbers = {"num_items_in_batch": int((examples["labels"] >= 0).sum()), "num_pairs_in_batch": BATCH_SIZE}
+    parts = [
+        model(**{name: tensor[start : start + size] for name, tensor in examples.items()}, **numbers).loss
         for start in range(0, BATCH_SIZE, size)
     ]
     assert_close(sum(parts), whole, rtol=1e-6, atol=0)

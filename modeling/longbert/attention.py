@@ -9,11 +9,13 @@ approximation that BERT was not trained for, so it touches only texts longer tha
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -43,6 +45,64 @@ class Window:
     longer_than: int
 
 
+class Shard:
+    """One process's stretch of a flattened batch whose tokens several processes share; all hold the whole batch.
+
+    Attention then gathers the others' keys and values, and nothing else needs any but its own tokens. Gradients of
+    what is gathered are summed over the processes, so a loss that each computes from the gathered hidden states
+    trains right under DDP, which averages over the processes.
+    """
+
+    def __init__(self, tokens: int, group: dist.ProcessGroup):
+        rank, size = dist.get_rank(group), dist.get_world_size(group)
+        self.group, self.rank = group, rank
+        self.bounds = [tokens * part // size for part in range(size + 1)]
+        self.start, self.stop = self.bounds[rank], self.bounds[rank + 1]
+
+    def take(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """This process's part of `[1, tokens, ...]`."""
+        return None if tensor is None else tensor[:, self.start : self.stop]
+
+    def gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """Every process's part along `dim`, in order, with gradients."""
+        return _Gather.apply(tensor.transpose(0, dim), self).transpose(0, dim)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenates what the processes of a shard hold, `[part, ...]`; parts may differ by one in length."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, shard: Shard) -> torch.Tensor:
+        ctx.shard = shard
+        longest = max(stop - start for start, stop in itertools.pairwise(shard.bounds))
+        padded = tensor.new_zeros(longest, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in shard.bounds[1:]]
+        dist.all_gather(parts, padded, group=shard.group)
+        lengths = [stop - start for start, stop in itertools.pairwise(shard.bounds)]
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total, group=ctx.shard.group)
+        return total[ctx.shard.start : ctx.shard.stop], None
+
+
+@dataclass
+class Stretch:
+    """Queries of one text that are here: where they lie among the queries, and the text among the keys.
+
+    Args:
+        offset: rank in the text of the first query.
+    """
+
+    text: int
+    queries: slice
+    keys: slice
+    offset: int
+
+
 @dataclass
 class TextLayout:
     """Where the texts of a flattened batch `[1, tokens]` lie.
@@ -51,17 +111,27 @@ class TextLayout:
         lengths: tokens of each text, in order; they sum to `tokens`.
         global_tokens: `[tokens]` bool, which of them are global.
         window: what texts longer than the source may see; None for full attention.
+        shard: what of the batch this process computes; None for all.
     """
 
     lengths: list[int]
     global_tokens: torch.Tensor
     window: Window | None = None
+    shard: Shard | None = None
     block_mask: Any = None  # FlexAttention's, made once for all layers of a forward pass
 
     @functools.cached_property
-    def cumulative_lengths(self) -> torch.Tensor:
-        """`[texts + 1]` int32, as varlen kernels take them."""
-        return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).int()
+    def stretches(self) -> list[Stretch]:
+        """The texts, or the parts of them, that are computed here."""
+        return list(self._stretches())
+
+    def _stretches(self) -> Iterator[Stretch]:
+        bounds = [0, *itertools.accumulate(self.lengths)]
+        first, last = (0, bounds[-1]) if self.shard is None else (self.shard.start, self.shard.stop)
+        for text, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                yield Stretch(text, slice(begin - first, end - first), slice(start, stop), begin - start)
 
     @functools.cached_property
     def global_index(self) -> list[torch.Tensor]:
@@ -139,12 +209,16 @@ class Flattening:
         return padded.index_copy(0, self.index, tensor[0]).unflatten(0, self.shape)
 
     def layout(
-        self, window: Window | None, global_tokens: int, global_attention_mask: torch.Tensor | None
+        self,
+        window: Window | None,
+        global_tokens: int,
+        global_attention_mask: torch.Tensor | None,
+        shard: Shard | None = None,
     ) -> TextLayout:
         """Where the texts lie in the row."""
         _, lengths = self.texts.flatten()[self.index].unique_consecutive(return_counts=True)
         marked = global_marks(self.texts, global_tokens, global_attention_mask).flatten()[self.index]
-        return TextLayout(lengths.tolist(), marked, window)
+        return TextLayout(lengths.tolist(), marked, window, shard)
 
 
 def attend(
@@ -153,22 +227,25 @@ def attend(
     """Attention within each text of a flattened batch.
 
     Args:
-        query, key, value: `[1, num_heads, tokens, head_dim]`.
+        query, key, value: `[1, num_heads, tokens, head_dim]`, of this process's tokens where they are shared.
         windowed: whether this layer reads long texts through the layout's window, or in full.
 
     Returns:
         `[1, num_heads, tokens, head_dim]`.
     """
+    if layout.shard is not None:
+        key, value = layout.shard.gather(key, dim=2), layout.shard.gather(value, dim=2)
     window = layout.window if windowed and any(map(layout.is_windowed, layout.lengths)) else None
     if window is not None and query.is_cuda:
         return _flex(query, key, value, layout, scaling)
     if query.is_cuda and varlen_attn is not None and query.dtype != torch.float32:
         return _varlen(query, key, value, layout)
-    texts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = []
-    for (q, k, v), global_index in zip(texts, layout.global_index, strict=True):
-        if window is not None and layout.is_windowed(q.shape[2]):
-            outputs.append(WindowedAttention.apply(q, k, v, global_index, window.radius, scaling))
+    for stretch in layout.stretches:
+        q, k, v = query[:, :, stretch.queries], key[:, :, stretch.keys], value[:, :, stretch.keys]
+        if window is not None and layout.is_windowed(k.shape[2]):
+            global_index = layout.global_index[stretch.text]
+            outputs.append(WindowedAttention.apply(q, k, v, global_index, window.radius, scaling, stretch.offset))
         else:
             outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scaling))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
@@ -177,7 +254,8 @@ def attend(
 class WindowedAttention(torch.autograd.Function):
     """A window with global tokens over one text, in chunks of queries; the backward pass recomputes each chunk.
 
-    Only the inputs are kept, so memory and time grow linearly. Inputs `[1, num_heads, n, head_dim]`.
+    Only the inputs are kept, so memory and time grow linearly. Inputs `[1, num_heads, n, head_dim]`; queries may be
+    some of the text's alone, from the rank `offset` on.
     """
 
     @staticmethod
@@ -189,11 +267,12 @@ class WindowedAttention(torch.autograd.Function):
         global_index: torch.Tensor,
         radius: int,
         scaling: float,
+        offset: int = 0,
     ) -> torch.Tensor:
         ctx.save_for_backward(query, key, value, global_index)
-        ctx.radius, ctx.scaling = radius, scaling
+        ctx.radius, ctx.scaling, ctx.offset = radius, scaling, offset
         output = torch.empty_like(query)
-        for part in _parts(query, global_index, radius):
+        for part in _parts(query, key, global_index, radius, offset):
             output[:, :, part.queries] = part.attend(query, key, value, scaling)
         return output
 
@@ -201,9 +280,9 @@ class WindowedAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, global_index = ctx.saved_tensors
         sums = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-        for part in _parts(query, global_index, ctx.radius):
+        for part in _parts(query, key, global_index, ctx.radius, ctx.offset):
             part.attend_backward((query, key, value), gradients[0], sums, ctx.scaling)
-        return (*sums, None, None, None)
+        return (*sums, None, None, None, None)
 
 
 @dataclass
@@ -240,13 +319,16 @@ class _Part:
             total[:, :, self.far] += part[:, :, width:]
 
 
-def _parts(query: torch.Tensor, global_index: torch.Tensor, radius: int) -> list[_Part]:
+def _parts(
+    query: torch.Tensor, key: torch.Tensor, global_index: torch.Tensor, radius: int, offset: int
+) -> list[_Part]:
     """Cut a text's queries into chunks with what each may see; global queries, which see all, come last."""
-    length, device = query.shape[2], query.device
+    length, device = key.shape[2], query.device
     is_global = torch.zeros(length, dtype=torch.bool, device=device)
     is_global[global_index] = True
     position = torch.arange(length, device=device)
-    local = position[~is_global]
+    here = position[offset : offset + query.shape[2]]
+    local, global_queries = here[~is_global[here]], here[is_global[here]]
     parts = []
     for start in range(0, len(local), QUERIES_PER_CHUNK):
         chunk = local[start : start + QUERIES_PER_CHUNK]
@@ -256,10 +338,11 @@ def _parts(query: torch.Tensor, global_index: torch.Tensor, radius: int) -> list
         seen = ((chunk[:, None] - keys).abs() <= radius) | is_global[near]
         far = global_index[(global_index < near.start) | (global_index >= near.stop)]
         mask = F.pad(seen, (0, len(far)), value=True)
-        queries = slice(first, last + 1) if last - first + 1 == len(chunk) else chunk
+        gapless = last - first + 1 == len(chunk)
+        queries = slice(first - offset, last + 1 - offset) if gapless else chunk - offset
         parts.append(_Part(queries, near, far, mask))
-    if len(global_index):
-        parts.append(_Part(global_index, slice(0, length), global_index[:0], None))
+    if len(global_queries):
+        parts.append(_Part(global_queries - offset, slice(0, length), global_index[:0], None))
     return parts
 
 
@@ -315,16 +398,27 @@ def _flex(
         tokens, device = query.shape[2], query.device
         texts, ranks, lengths, marked = layout.per_token(device)
         sees = visible(texts, ranks, lengths, marked, layout.window)
+        first = 0 if layout.shard is None else layout.shard.start
         layout.block_mask = create_block_mask(
-            lambda batch, head, q, k: sees(q, k), None, None, tokens, tokens, device.type, _compile=True
+            lambda batch, head, q, k: sees(q + first, k), None, None, tokens, key.shape[2], device.type, _compile=True
         )
     return _compiled_flex()(query, key, value, block_mask=layout.block_mask, scale=scaling)
 
 
 def _varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TextLayout) -> torch.Tensor:
-    bounds, longest = layout.cumulative_lengths.to(query.device), max(layout.lengths)
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return varlen_attn(q, k, v, bounds, bounds, longest, longest).transpose(0, 1)[None]
+    stretches = layout.stretches
+    texts = slice(stretches[0].keys.start, stretches[-1].keys.stop)
+    (query_bounds, most_queries), (key_bounds, most_keys) = (
+        _bounds([part.stop - part.start for part in parts], query.device)
+        for parts in zip(*((stretch.queries, stretch.keys) for stretch in stretches), strict=True)
+    )
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key[:, :, texts], value[:, :, texts]))
+    return varlen_attn(q, k, v, query_bounds, key_bounds, most_queries, most_keys).transpose(0, 1)[None]
+
+
+def _bounds(lengths: list[int], device: torch.device) -> tuple[torch.Tensor, int]:
+    """Cumulative lengths `[texts + 1]` int32, as varlen kernels take them, and the largest length."""
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device), max(lengths)
 
 
 def attention_forward(

@@ -21,7 +21,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import Flattening, Window, global_marks, plain_mask, text_ids
+from .attention import Flattening, Shard, Window, global_marks, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss, sentence_pair_loss
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
@@ -153,7 +153,12 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     With `attn_implementation="longbert"`, the default, a padded or packed batch is flattened into one row before the
     embeddings and padded again after the last layer, so that no padding is computed. Other implementations get
     explicit masks that say the same, at n² memory; so do decoders, `output_attentions`, tracing and compilation.
+
+    Where `sequence_group` is a `torch.distributed` process group, its processes compute a stretch of the flattened row
+    each; all are given the same batch, and all get the whole output.
     """
+
+    sequence_group: Any = None
 
     def _swap_parts(self) -> None:
         self.embeddings = LongBertEmbeddings(self.config)
@@ -205,7 +210,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             masks = self._plain_masks(attention_mask, position_ids, global_attention_mask, tokens, window)
             return super().forward(**inputs, **masks, **kwargs)
         texts = text_ids(attention_mask, position_ids, tokens.shape[:2])
-        if texts is None and window is None:
+        if texts is None and window is None and self.sequence_group is None:
             return super().forward(**inputs, **kwargs)
         if texts is None:
             texts = torch.arange(len(tokens), device=tokens.device)[:, None].expand(tokens.shape[:2])
@@ -223,12 +228,19 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         """Run the encoder on the real tokens alone, as one row."""
         if inputs["position_ids"] is None:
             inputs["position_ids"] = self.embeddings.position_ids[:, : flattening.shape[1]]
-        layout = flattening.layout(window, self.config.global_tokens, global_attention_mask)
+        shard = None if self.sequence_group is None else Shard(len(flattening.index), self.sequence_group)
+        layout = flattening.layout(window, self.config.global_tokens, global_attention_mask, shard)
         flat = {name: flattening.flatten(tensor) for name, tensor in inputs.items()}
+        if shard is not None:
+            flat = {name: shard.take(tensor) for name, tensor in flat.items()}
         output = super().forward(**flat, layout=layout, return_dict=True, **kwargs)
-        output.last_hidden_state = flattening.pad(output.last_hidden_state)
+
+        def whole(states: torch.Tensor) -> torch.Tensor:
+            return flattening.pad(states if shard is None else shard.gather(states, dim=1))
+
+        output.last_hidden_state = whole(output.last_hidden_state)
         if output.hidden_states is not None:
-            output.hidden_states = tuple(map(flattening.pad, output.hidden_states))
+            output.hidden_states = tuple(map(whole, output.hidden_states))
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
