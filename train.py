@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     prover = Prover(
         held_out,
         source.tokenizer,
-        window=source.native.pretrained_positions,
+        window=source.chunk_length(run_args.max_seq_length),
         max_seq_length=run_args.max_seq_length,
         at_most=data_args.proof_documents,
         mlm_probability=data_args.mlm_probability,

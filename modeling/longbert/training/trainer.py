@@ -68,6 +68,7 @@ class LongTrainer(Trainer):
 
     def train_or_stop(self, checkpoint: str | None = None) -> None:
         """Train; a run that SIGTERM has stopped ends the process, with an exit status that says so."""
+        self.meter.reset()
         self.train(resume_from_checkpoint=checkpoint)
         if self.stopping.stopped:
             logger.warning(f"stopped by SIGTERM after step {self.state.global_step}, saved; go on with resume=auto")
