@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     if args.process_index == 0:
         print(f"{args.world_size} process{'es' * (args.world_size > 1)} on {args.device.type}")
     source = Source.of(model_args)
+    source.refuse_longer(run_args.max_seq_length)
     checkpoint = open_output(args, run_args, model_args, data_args)
     set_seed(args.seed)
 
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> None:
         seed=args.seed,
     )
     if run_args.native_steps and not run_args.dry_run:
-        source = train_natively(source, tokens, data_args, run_args, args)
+        source = train_natively(source, tokens, data_args, run_args, args, prover)
 
     model = source.load(source.config, run_args.objective)
     print(select_parameters(model, run_args.train_only))

@@ -96,7 +96,7 @@ def result(file: Path) -> tuple[bytes, list[tuple]]:
 
 
 class SignalAtStep:
-    """The process gets a signal at the end of an optimizer step."""
+    """The process gets a signal at the beginning of an optimizer step."""
 
     def __init__(self, signal_number: signal.Signals, step: int):
         self.signal_number, self.step = signal_number, step
@@ -104,16 +104,16 @@ class SignalAtStep:
     def __call__(self) -> None:
         from longbert.training.trainer import LongTrainer
 
-        clip, steps = LongTrainer._clip_grad_norm, 0
+        load, steps = LongTrainer.get_batch_samples, 0
 
-        def clip_and_signal(trainer, model):
+        def load_and_signal(trainer, *arguments):
             nonlocal steps
             steps += 1
             if steps == self.step:
                 os.kill(os.getpid(), self.signal_number)
-            return clip(trainer, model)
+            return load(trainer, *arguments)
 
-        LongTrainer._clip_grad_norm = clip_and_signal
+        LongTrainer.get_batch_samples = load_and_signal
 
 
 class KillAtWrite:

@@ -29,10 +29,17 @@ ORDER = [
     "plots",
     "evaluation",
     "training.meter",
+    "training.resuming",
     "training.trainer",
     "training.parameters",
     "training.sequence_parallel",
     "training.pretraining",
+    "finetuning.examples",
+    "finetuning.metrics",
+    "finetuning.reading",
+    "finetuning.loop",
+    "finetuning.classification",
+    "finetuning.predicting",
     "cli",
 ]
 

@@ -1,10 +1,12 @@
 """Law 7: a run killed at any moment goes on from its last whole checkpoint to the weights of one never stopped."""
 
+import random
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+
 from runs import KillAtWrite, SignalAtStep, result, train, write_settings
 
 
@@ -167,6 +169,37 @@ def test_killed_while_a_checkpoint_is_written_renamed_or_deleted(stride, killed,
         assert "resuming from" in output, f"nothing was left at write {moment}"
         assert result(file) == unbroken("first epoch"), f"killed at write {moment}"
         shutil.rmtree(run_of(file))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(settings, unbroken):
+    """Twenty times over, each time after as many seconds as chance has it; the run ends all the same."""
+    file = settings("first epoch")
+    draw, kills = random.Random(0), 0
+    for _ in range(20):
+        status, output = train(file, "resume=auto", "save_steps=1", before=AlarmAfter(draw.uniform(0.1, 4)))
+        if status == 0:
+            shutil.rmtree(run_of(file))
+        else:
+            assert status == -9, output
+            kills += 1
+    assert kills >= 5
+    status, output = train(file, "resume=auto", "save_steps=1")
+    assert status == 0, output
+    assert result(file) == unbroken("first epoch")
+
+
+class AlarmAfter:
+    """SIGKILL after so many seconds, whatever the process is doing."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self) -> None:
+        import os
+        import threading
+
+        threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 class FullDisk:

@@ -13,8 +13,6 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
-from .configuration_longbert import LongBertConfig
-
 
 # What a user can mend: entry points print these in one line, anything else is ours
 USER_ERRORS = (ValueError, OSError, StrictDataclassError)
@@ -29,20 +27,20 @@ def described(default: Any, text: str) -> Any:
 
 @dataclass(kw_only=True)
 class ModelArguments:
-    """Which checkpoint, and how it is taken past its last position."""
+    """Which checkpoint, and how it is taken past its last position; what is not set stays as the checkpoint has it."""
 
     model: str = described(
         "", "source checkpoint: a folder, a Hub id, or package://name/folder; a config file X.json trains from scratch"
     )
     tokenizer: str | None = described(None, "folder or Hub id; by default the source's own")
-    position_type: str = described(LongBertConfig.position_type, "where positions past the source's table come from")
-    position_init: str = described(LongBertConfig.position_init, "how learned-extended fills its new rows")
-    hierarchical_alpha: float = described(LongBertConfig.hierarchical_alpha, "weight of the block code, hierarchical")
-    attention_window: int | None = described(None, "tokens a token of a long text sees around it; None is all")
-    global_tokens: int = described(LongBertConfig.global_tokens, "first tokens that see and are seen by all")
+    position_type: str | None = described(None, "where positions past the source's table come from")
+    position_init: str | None = described(None, "how learned-extended fills its new rows")
+    hierarchical_alpha: float | None = described(None, "weight of the block code, hierarchical")
+    attention_window: int | None = described(None, "tokens a token of a long text sees around it")
+    global_tokens: int | None = described(None, "first tokens that see and are seen by all")
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
-    max_position_embeddings: int = described(2048, "positions the extended model reaches")
-    hidden_dropout_prob: float | None = described(None, "dropout; by default the source's")
+    max_position_embeddings: int | None = described(None, "positions the extended model reaches")
+    hidden_dropout_prob: float | None = described(None, "dropout")
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -51,10 +49,8 @@ class ModelArguments:
             return
         if self.tokenizer is None:
             raise ValueError(f"{self.model} has no tokenizer of its own: set tokenizer to a folder or a Hub id")
-        for spec in dataclasses.fields(self):
-            default = [] if spec.name == "full_attention_layers" else spec.default
-            if spec.name not in ("model", "tokenizer") and getattr(self, spec.name) != default:
-                raise ValueError(f"{spec.name} of a model from scratch is set in {self.model}, not beside it")
+        for name in self.config_overrides():
+            raise ValueError(f"{name} of a model from scratch is set in {self.model}, not beside it")
 
     @property
     def from_scratch(self) -> bool:
@@ -63,12 +59,10 @@ class ModelArguments:
 
     def config_overrides(self) -> dict[str, Any]:
         """The fields that `LongBertConfig.from_pretrained(source, ...)` takes."""
-        overrides = {
-            key: value for key, value in dataclasses.asdict(self).items() if key not in ("model", "tokenizer")
+        fields = dataclasses.asdict(self)
+        return {
+            key: fields[key] for key in fields if key not in ("model", "tokenizer") and fields[key] not in (None, [])
         }
-        if self.hidden_dropout_prob is None:
-            del overrides["hidden_dropout_prob"]
-        return {**overrides, "full_attention_layers": self.full_attention_layers or None}
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
-"""The command line: `longbert extend | inspect | plot | evaluate`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | predict`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -134,11 +135,40 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_predict(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "predict", help="run a fine-tuned classifier over long documents, a line of json each"
+    )
+    command.add_argument("model")
+    command.add_argument("data", nargs="+", help="files, globs, folders as of evaluate; - for one text on stdin")
+    command.add_argument("--text-column", default="text")
+    command.set_defaults(run=run_predict)
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    from .checkpoints import load
+    from .data.documents import load_documents
+    from .finetuning.predicting import predict_documents
+    from .modeling_longbert import LongBertForSequenceClassification
+
+    model, tokenizer = load(arguments.model)
+    if not isinstance(model, LongBertForSequenceClassification):
+        raise ValueError(f"{arguments.model} holds a {type(model).__name__}: predict needs a fine-tuned classifier")
+    if arguments.data == ["-"]:
+        documents = [("stdin", sys.stdin.read())]
+    else:
+        loaded = load_documents(arguments.data, arguments.text_column)
+        documents = list(zip(loaded["document"], loaded["text"], strict=True))
+    for line in predict_documents(model, tokenizer, documents):
+        print(json.dumps(line), flush=True)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (add_extend, add_inspect, add_plot, add_evaluate):
+    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_predict):
         add(commands)
     arguments = parser.parse_args(argv)
     try:

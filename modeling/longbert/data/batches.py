@@ -9,13 +9,23 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from .masking import RowMasker, collate, generator_for
+from .masking import generator_for
+
+
+Key = tuple[int, int, int]
+
+
+class Encoder(Protocol):
+    """What makes rows into what a model reads."""
+
+    def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key]) -> dict[str, Any]:
+        """A micro-batch, with the names of its `documents` and its `text_lengths` in tokens."""
 
 
 @dataclass
@@ -25,21 +35,14 @@ class Phase:
     Args:
         rows: a dataset or a stream.
         batch_size: rows of a micro-batch.
+        encoder: makes a micro-batch of rows, each with its (seed, epoch, number).
     """
 
     steps: int
     max_seq_length: int
     batch_size: int
     rows: datasets.Dataset | datasets.IterableDataset
-    masker: RowMasker
-
-    def batch(self, rows: list[dict[str, Any]], keys: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-        """What the model reads, with the names of its `documents` and its `text_lengths` in tokens."""
-        features = [self.masker(row, *key) for row, key in zip(rows, keys, strict=True)]
-        batch: dict[str, Any] = collate(features, self.masker.tokenizer, self.masker.packing)
-        batch["documents"] = sorted({name for row in rows for name in row["documents"]})
-        batch["text_lengths"] = [len(text) + 2 for row in rows for text in row["texts"]]
-        return batch
+    encoder: "Encoder"
 
 
 class _Plan:
@@ -69,7 +72,7 @@ class TrainingPlan(_Plan, Dataset):
         for place in range(first, first + phase.batch_size):
             epoch, place = divmod(place, len(phase.rows))
             keys.append((self.seed, epoch, int(self._order(number, epoch)[place])))
-        return phase.batch([phase.rows[row] for _, _, row in keys], keys)
+        return phase.encoder.batch([phase.rows[row] for _, _, row in keys], keys)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
     def _order(self, number: int, epoch: int) -> torch.Tensor:
@@ -92,15 +95,15 @@ class StreamedPlan(_Plan, IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for phase, numbered in itertools.islice(self._batches(), self.rank, None, self.ranks):
             keys, rows = zip(*numbered, strict=True)
-            yield phase.batch(list(rows), keys)
+            yield phase.encoder.batch(list(rows), keys)
 
-    def _batches(self) -> Iterator[tuple[Phase, list[tuple[tuple[int, int, int], dict]]]]:
+    def _batches(self) -> Iterator[tuple[Phase, list[tuple[Key, dict]]]]:
         for phase in self.phases:
             rows = self._rows(phase)
             for _ in range(phase.steps * self.batches_per_step):
                 yield phase, list(itertools.islice(rows, phase.batch_size))
 
-    def _rows(self, phase: Phase) -> Iterator[tuple[tuple[int, int, int], dict]]:
+    def _rows(self, phase: Phase) -> Iterator[tuple[Key, dict]]:
         for epoch in itertools.count():
             # datasets' own shuffle also reorders files, after which the held-out documents would be others
             draw = random.Random(f"{self.seed} {epoch}")

@@ -1,11 +1,14 @@
 """Features: rows masked, framed and given positions. What is drawn for a row depends on its key and nothing else."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+
+from .rows import FRAME
 
 
 IGNORE_INDEX = -100
@@ -100,6 +103,14 @@ class RowMasker:
         if len(texts) == 1:
             return texts[0]
         return {name: torch.cat([features[name] for features in texts]) for name in texts[0]}
+
+    def batch(self, rows: list[dict[str, Any]], keys: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+        """A micro-batch of rows, each with its key, the names of its `documents` and its `text_lengths` in tokens."""
+        features = [self(row, *key) for row, key in zip(rows, keys, strict=True)]
+        batch: dict[str, Any] = collate(features, self.tokenizer, self.packing)
+        batch["documents"] = sorted({name for row in rows for name in row["documents"]})
+        batch["text_lengths"] = [len(text) + FRAME for row in rows for text in row["texts"]]
+        return batch
 
     def _pair(self, features: dict[str, torch.Tensor], second: int, label: int) -> dict[str, torch.Tensor]:
         """Put [SEP] between the sentences."""

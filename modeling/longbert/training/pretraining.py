@@ -27,7 +27,8 @@ from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..evaluation import Prover
 from ..modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining
 from ..saving import damage, refuse_occupied
-from .trainer import LongTrainer, find_checkpoint
+from .resuming import find_checkpoint
+from .trainer import LongTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -58,6 +59,14 @@ class Source:
         config = LongBertConfig.from_pretrained(path, **arguments.config_overrides())
         tokenizer = load_tokenizer(resolve_path(arguments.tokenizer or arguments.model), config)
         return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
+
+    def refuse_longer(self, max_seq_length: int) -> None:
+        """Raise `ValueError` for rows that the model cannot reach to the end of."""
+        if max_seq_length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"max_seq_length={max_seq_length} is more than the model's {self.config.max_position_embeddings} "
+                "positions: set max_position_embeddings"
+            )
 
     def chunk_length(self, max_seq_length: int) -> int:
         """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
@@ -161,6 +170,7 @@ def train_natively(
     data_args: DataArguments,
     run_args: PretrainingArguments,
     args: TrainingArguments,
+    prover: Prover,
 ) -> Source:
     """Train the source's head at its own length, with as many tokens a step; what comes out is the source.
 
@@ -183,7 +193,8 @@ def train_natively(
         )
         native = dataclasses.replace(source, config=source.native)
         plan = make_plan(tokens, native, data_args, native_run, native_args)
-        trainer = make_trainer(source.load(source.native, run_args.objective), plan, source, native_run, native_args)
+        model = source.load(source.native, run_args.objective)
+        trainer = make_trainer(model, plan, source, native_run, native_args, prover)
         checkpoint = find_checkpoint(str(folder), run_args.resume and "auto", may_rename=args.process_index == 0)
         trainer.train_or_stop(checkpoint)
         trainer.save_whole(folder / "model")
@@ -221,7 +232,7 @@ def make_trainer(
     source: Source,
     run_args: PretrainingArguments,
     args: TrainingArguments,
-    prover: Prover | None = None,
+    prover: Prover,
 ) -> LongTrainer:
     """The trainer of a plan."""
     return LongTrainer(
@@ -229,7 +240,7 @@ def make_trainer(
         args=dataclasses.replace(args, max_steps=plan.steps),
         train_dataset=plan,
         processing_class=source.tokenizer,
-        prover=prover,
+        evaluator=prover.metrics,
         max_loss_ratio=run_args.max_loss_ratio,
         sequence_parallel_size=run_args.sequence_parallel_size,
     )
@@ -250,7 +261,7 @@ def dry_run(
         trial_args = dataclasses.replace(
             args, output_dir=folder, save_strategy="no", eval_strategy="no", report_to="none", logging_steps=1
         )
-        trainer = make_trainer(model, trial, source, run_args, trial_args)
+        trainer = make_trainer(model, trial, source, run_args, trial_args, prover)
         trainer.train()
     rate = trainer.state.log_history[1]["tokens_per_second"]
     real_rate = trainer.state.log_history[1]["real_tokens_per_second"]

@@ -2,31 +2,29 @@
 
 import collections
 import shutil
-import signal
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_callback import TrainerControl
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
-from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from ..data.batches import plan_loader
-from ..evaluation import Prover
-from ..saving import damage, publish, set_aside
+from ..saving import publish, set_aside
 from .meter import Meter
+from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm
 
 
 logger = logging.get_logger(__name__)
 
-SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 LOSSES_REMEMBERED = 100
 LOSSES_NEEDED = 20
 
@@ -39,7 +37,7 @@ class LongTrainer(Trainer):
     """Trainer over a `TrainingPlan`, with whole checkpoints, a clean stop on SIGTERM and a guard against divergence.
 
     Args:
-        prover: what `evaluate` reads: held-out texts, their loss by position.
+        evaluator: what `evaluate` calls: the model to its figures, such as a `Prover`'s `metrics`.
         max_loss_ratio: a step whose loss is so many times the mean of the last 100 has diverged.
         sequence_parallel_size: neighbouring processes that share a batch, a part of every text each.
     """
@@ -49,13 +47,14 @@ class LongTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        prover: Prover | None = None,
+        evaluator: Callable[[nn.Module], dict[str, float]],
         max_loss_ratio: float = 3.0,
         sequence_parallel_size: int = 1,
         **kwargs: Any,
     ):
-        super().__init__(*args, eval_dataset=prover.texts if prover else None, **kwargs)
-        self.prover = prover
+        # Trainer asks for a dataset where it is to evaluate, and never looks at it here
+        super().__init__(*args, eval_dataset=[], **kwargs)
+        self.evaluator = evaluator
         self.max_loss_ratio = max_loss_ratio
         self.sequence_parallel_size = sequence_parallel_size
         self.meter = Meter(self.model.config)
@@ -121,9 +120,9 @@ class LongTrainer(Trainer):
             raise self._diverged(f"a loss of {loss.item()}")
         return loss
 
-    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         """Called once a step, before the weights change."""
-        norm = super()._clip_grad_norm(model)
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # fp16's loss scaling finds its scale by overflowing, and skips those steps itself
         if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):
             raise self._diverged(f"a gradient norm of {float(norm)}")
@@ -153,11 +152,9 @@ class LongTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """MLM loss and accuracy of the held-out texts read whole, over all positions and by position bucket."""
-        if self.prover is None:
-            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        """The evaluator's figures, logged as `eval_...`."""
         with self.meter.paused():
-            found = self.prover.metrics(self.model)
+            found = self.evaluator(self.model)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -216,53 +213,3 @@ class LongTrainer(Trainer):
         if self.args.should_save:
             publish(aside, folder)
         self.accelerator.wait_for_everyone()
-
-
-class StopOnSigterm(TrainerCallback):
-    """On SIGTERM: finish the step, save, stop. Whichever process is told, all agree on the step."""
-
-    def __init__(self, trainer: Trainer):
-        self.accelerator = trainer.accelerator
-        self.stopped = False
-        self._previous: Any = None
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._previous = signal.signal(signal.SIGTERM, lambda *_: self.accelerator.set_trigger())
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.accelerator.check_trigger():
-            self.stopped = control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-
-def find_checkpoint(output_dir: str, resume: str | None, may_rename: bool) -> str | None:
-    """The checkpoint that `resume` means: None, a folder, or "auto" for the newest whole one, if there is any.
-
-    Args:
-        may_rename: put damaged checkpoints out of the way, as `checkpoint-N.damaged`; for one process of all.
-
-    Raises:
-        ValueError: a folder was named that is not a whole checkpoint.
-    """
-    if resume is None:
-        return None
-    if resume != "auto":
-        problem = damage(resume)
-        if problem:
-            raise ValueError(f"cannot resume from {resume}: {problem}. resume=auto takes the newest whole checkpoint")
-        return resume
-    while found := get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None:
-        problem = damage(found)
-        if problem is None:
-            logger.warning(f"resuming from {found}")
-            return found
-        logger.warning(f"skipping {found}: {problem}")
-        if not may_rename:
-            raise RuntimeError(f"{found} is damaged in this process's view only")
-        set_aside(found, "damaged")
-    logger.warning(f"resume=auto: no whole checkpoint in {output_dir}, starting from the beginning")
-    return None

@@ -1,0 +1,263 @@
+"""Fine-tuning: what goes in is checked, metrics are right, every strategy learns what it can see, runs resume."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+import yaml
+from transformers import AutoModelForSequenceClassification
+
+from longbert.finetuning import metrics
+from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits
+from longbert.finetuning.loop import length_histogram
+from longbert.finetuning.reading import STRATEGIES
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def finetune(script: str, file: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "finetune" / script, file, *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+
+
+# metrics
+
+
+def test_metrics_are_evaluates_and_need_no_network():
+    for metric in (
+        metrics.SingleLabelMetric(),
+        metrics.MultiLabelMetric(),
+        metrics.RegressionMetric(),
+        metrics.SpanMetric(),
+        metrics.EntityMetric(),
+    ):
+        assert isinstance(metric, evaluate.Metric)
+
+
+def test_single_label_figures():
+    found = metrics.SingleLabelMetric().compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 2])
+    assert found["accuracy"] == found["micro_f1"] == 0.75
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    # Gorodkin 2004, by hand: (c s - sum p t) / sqrt((s² - sum p²)(s² - sum t²)) with c=3, s=4, p=1,2,1, t=1,1,2
+    assert found["mcc"] == pytest.approx((3 * 4 - 5) / np.sqrt((16 - 6) * (16 - 6)))
+
+
+def test_multi_label_and_regression_figures():
+    found = metrics.MultiLabelMetric().compute(predictions=[[1, 0], [1, 1]], references=[[1, 0], [0, 1]])
+    assert found == {"macro_f1": pytest.approx((2 / 3 + 1) / 2), "micro_f1": pytest.approx(0.8), "accuracy": 0.5}
+    found = metrics.RegressionMetric().compute(predictions=[1.0, 2.0, 3.0], references=[2.0, 4.0, 6.0])
+    assert found == {"pearson": pytest.approx(1), "spearman": pytest.approx(1), "rmse": pytest.approx(np.sqrt(14 / 3))}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "exact", "f1"),
+    [
+        ("The Cat.", ["cat"], 1, 1),
+        ("a black cat", ["cat", "dog"], 0, 2 / 3),
+        ("", [], 1, 1),
+        ("something", [], 0, 0),
+        ("", ["cat"], 0, 0),
+    ],
+)
+def test_spans_are_scored_as_squads(prediction, answers, exact, f1):
+    found = metrics.SpanMetric().compute(predictions=[prediction], references=[answers])
+    assert found == {"exact_match": exact, "f1": pytest.approx(f1)}
+
+
+def test_entities_count_as_a_whole():
+    truth = [["B-PER", "I-PER", "O", "B-LOC"]]
+    found = metrics.EntityMetric().compute(predictions=[["B-PER", "O", "O", "B-LOC"]], references=truth)
+    assert (found["f1"], found["precision"], found["recall"], found["accuracy"]) == (0.5, 0.5, 0.5, 0.75)
+
+
+def test_the_bootstrap_interval_is_the_binomials():
+    right = np.array([1] * 80 + [0] * 20)
+    low, high = metrics.interval_of(metrics.SingleLabelMetric(), right.tolist(), [1] * 100)
+    # 0.8 ± 1.96 sqrt(0.8 x 0.2 / 100)
+    assert (low, high) == (pytest.approx(0.72, abs=0.02), pytest.approx(0.88, abs=0.02))
+
+
+# reading
+
+
+def test_each_strategy_reads_what_it_says():
+    ids = list(range(2000))
+    assert STRATEGIES["truncate"].read(ids, 510) == STRATEGIES["long"].read(ids, 510) == [ids[:510]]
+    assert STRATEGIES["head-tail"].read(ids, 510) == [ids[:128] + ids[-382:]]
+    assert STRATEGIES["head-tail"].read(ids[:510], 510) == [ids[:510]]
+    pieces = STRATEGIES["chunk-pool"].read(ids, 510)
+    assert sum(pieces, []) == ids
+    assert [len(piece) for piece in pieces] == [510, 510, 510, 470]
+
+
+def test_the_histogram_counts_every_text():
+    assert length_histogram([3, 512, 513, 1024, 5000], 512).splitlines()[1:] == [
+        "      1 - 512          2",
+        "    513 - 1,024        2",
+        "  1,025 - 2,048        0",
+        "  2,049 - 4,096        0",
+        "  4,097 - 8,192        1",
+    ]
+
+
+# examples
+
+
+def write(path: Path, examples: list[dict]) -> Path:
+    path.write_text("\n".join(json.dumps(example) for example in examples))
+    return path
+
+
+def test_folds_test_every_example_once_and_keep_groups_together(tmp_path):
+    examples = [{"text": f"t{i}", "label": i % 2, "by": i // 4} for i in range(60)]
+    file = write(tmp_path / "x.jsonl", examples)
+    arguments = ExampleArguments(train_file=str(file), folds=5, group_column="by")
+    splits = make_splits(arguments, {"text": "text", "label": "label"}, "label", seed=0)
+    assert sorted(text for split in splits for text in split.test["text"]) == sorted(e["text"] for e in examples)
+    for split in splits:
+        groups = [set(part["group"]) for part in (split.train, split.validation, split.test)]
+        assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+
+
+def test_one_label_is_none():
+    with pytest.raises(ValueError, match="at least two labels"):
+        infer_labels(["a", "a"])
+
+
+# classification
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Path:
+    """Documents of some 200 tokens whose label is a word near their end, past the source's 64 tokens."""
+    folder = tmp_path_factory.mktemp("classification")
+    draw = random.Random(0)
+    words = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
+    for split, number in (("train", 240), ("test", 60)):
+        examples = []
+        for index in range(number):
+            text = draw.choices(words, k=180)
+            label = ("yes", "no")[index % 2]
+            text[draw.randint(100, 110) : 150] = [{"yes": "gold", "no": "iron"}[label]] * 40
+            examples.append({"body": " ".join(text), "kind": label})
+        write(folder / f"{split}.jsonl", examples)
+    return folder
+
+
+@pytest.fixture
+def settings(desk, tiny_source, tmp_path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "model": str(tiny_source),
+                "max_position_embeddings": 256,
+                "train_file": str(desk / "train.jsonl"),
+                "test_file": str(desk / "test.jsonl"),
+                "text_column": "body",
+                "label_column": "kind",
+                "output_dir": str(tmp_path / "run"),
+                "strategies": ["long", "truncate", "head-tail", "chunk-pool"],
+                "num_train_epochs": 4,
+                "per_device_train_batch_size": 8,
+                "learning_rate": 5e-3,
+                "eval_strategy": "epoch",
+                "save_strategy": "epoch",
+                "save_total_limit": 1,
+                "load_best_model_at_end": True,
+                "report_to": "none",
+                "use_cpu": True,
+            }
+        )
+    )
+    return file
+
+
+def test_who_sees_the_end_can_tell_and_who_does_not_cannot(settings, tmp_path):
+    done = finetune("classification.py", settings)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["long"]["accuracy"] > 0.95
+    assert results["chunk-pool"]["accuracy"] > 0.95
+    assert results["head-tail"]["accuracy"] > 0.95
+    assert results["truncate"]["accuracy"] < 0.75
+    assert "tokens            texts" in done.stdout
+    assert (tmp_path / "run" / "results.md").read_text() in done.stdout
+    lines = (tmp_path / "run" / "long" / "seed-42" / "predictions" / "test.jsonl").read_text().splitlines()
+    assert len(lines) == 60
+    assert set(json.loads(lines[0])["scores"]) == {"yes", "no"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "long" / "seed-42")
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    check_predictions(tmp_path / "run" / "long" / "seed-42", tmp_path)
+    # finished runs are kept
+    again = finetune("classification.py", settings, "resume=auto")
+    assert again.returncode == 0, again.stderr
+    assert "Map" not in again.stderr.split("seed")[-1] and "epoch" not in again.stdout
+    assert (tmp_path / "run" / "results.md").read_text() in again.stdout
+    assert "already holds something" in finetune("classification.py", settings).stderr
+
+
+def check_predictions(model: Path, folder: Path) -> None:
+    """`longbert predict` over files and standard input, one text within the reach and one past it."""
+    texts = {"long": "state " * 100 + "gold " * 40, "longer": "iron " * 300}
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    command = [sys.executable, "-m", "longbert.cli", "predict", str(model)]
+    done = subprocess.run([*command, str(folder / "*.txt")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["prediction"] for line in lines] == ["yes", "no"]
+    assert [(line["tokens"], line["read_whole"]) for line in lines] == [(142, True), (302, False)]
+    assert "longer.txt has 302 tokens, this model reaches 256" in done.stderr
+    done = subprocess.run([*command, "-"], input=texts["long"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["scores"] == pytest.approx(lines[0]["scores"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"body": "x", "kind": "maybe"}, "has the label 'maybe', which the training set does not have: no, yes"),
+        ({"body": " ", "kind": "yes"}, "has an empty text"),
+    ],
+)
+def test_examples_that_cannot_be_used_are_refused_before_training(change, message, desk, settings, tmp_path):
+    file = write(tmp_path / "bad.jsonl", [{"body": "fine", "kind": "yes"}, change])
+    done = finetune("classification.py", settings, f"test_file={file}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["several labels", "a number"])
+def test_several_labels_and_numbers(kind, settings, tmp_path):
+    draw = random.Random(0)
+    examples = []
+    for _ in range(320):
+        gold, iron = draw.random() < 0.5, draw.random() < 0.5
+        text = ["state"] * 20 + ["gold"] * 60 * gold + ["iron"] * 60 * iron
+        label = (
+            [name for name, there in (("gold", gold), ("iron", iron)) if there]
+            if kind == "several labels"
+            else (gold + 0.5 * iron)
+        )
+        examples.append({"body": " ".join(text), "kind": label})
+    file = write(tmp_path / "train.jsonl", examples)
+    changes = (
+        "test_file=null",
+        "strategies=[long]",
+        "num_train_epochs=10",
+        "learning_rate=1e-3",
+        "hidden_dropout_prob=0.0",
+    )
+    done = finetune("classification.py", settings, f"train_file={file}", *changes)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "run" / "results.json").read_text()).values()
+    assert result["micro_f1" if kind == "several labels" else "pearson"] > 0.9
