@@ -4,29 +4,17 @@ accelerate launch finetune/classification.py configs/finetune/X.yaml [key=value 
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, described, parse_config, write_config
-from longbert.finetuning.classification import Classification
-from longbert.finetuning.examples import ExampleArguments, make_splits
+from longbert.arguments import USER_ERRORS, ModelArguments, parse_config, write_config
+from longbert.finetuning.classification import Classification, ClassificationArguments
+from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, compare, length_histogram
 from longbert.saving import refuse_occupied
 from longbert.training.pretraining import Source
 from longbert.training.trainer import DivergedError
-
-
-@dataclass(kw_only=True)
-class ClassificationArguments(ExampleArguments):
-    """What the examples hold."""
-
-    text_column: str = described("text", "column of the documents")
-    label_column: str = described("label", "column of the labels: one, a list of them, or a number")
-    problem_type: str | None = described(
-        None, "single_label_classification, multi_label_classification or regression; by default as the labels look"
-    )
 
 
 def main(argv: list[str]) -> None:

@@ -11,11 +11,13 @@ import evaluate
 import numpy as np
 import pytest
 import yaml
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
+from longbert.arguments import ModelArguments, parse_config
 from longbert.finetuning import metrics
+from longbert.finetuning.classification import ClassificationArguments
 from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits
-from longbert.finetuning.loop import length_histogram
+from longbert.finetuning.loop import FinetuningArguments, length_histogram
 from longbert.finetuning.reading import STRATEGIES
 
 
@@ -133,6 +135,16 @@ def test_one_label_is_none():
 
 
 # classification
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_shipped_config_can_be_resolved(file):
+    types = (ModelArguments, ClassificationArguments, FinetuningArguments, TrainingArguments)
+    model, _, run, args = parse_config([str(file)], *types)
+    assert model.max_position_embeddings > 512
+    assert {"long", "truncate"} <= {*run.strategies}
+    assert args.load_best_model_at_end
+    assert "accelerate launch finetune/classification.py" in file.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,26 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.masking import collate
 from ..data.rows import FRAME
 from ..modeling_longbert import LongBertForSequenceClassification
 from ..training.pretraining import Source
-from .examples import Split, infer_labels, label_index, refuse_empty
+from .examples import ExampleArguments, Split, infer_labels, label_index, refuse_empty
 from .metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
 from .reading import ChunkPoolForSequenceClassification, Strategy
+
+
+@dataclass(kw_only=True)
+class ClassificationArguments(ExampleArguments):
+    """What the examples hold."""
+
+    text_column: str = described("text", "column of the documents")
+    label_column: str = described("label", "column of the labels: one, a list of them, or a number")
+    problem_type: str | None = described(
+        None, "single_label_classification, multi_label_classification or regression; by default as the labels look"
+    )
 
 
 METRICS: dict[str, type[Figures]] = {
@@ -40,16 +52,23 @@ def infer_problem_type(values: Sequence[Any]) -> str:
 
 @dataclass
 class ClassificationEncoder:
-    """Micro-batches of tokenised examples with `label`."""
+    """Micro-batches of tokenised examples with `label`.
+
+    Args:
+        max_length: tokens of a piece.
+        long_length: tokens that pooled pieces have in all, at most.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     strategy: Strategy
     max_length: int
+    long_length: int
 
     def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key] = ()) -> dict[str, Any]:
         """A micro-batch; where pieces are pooled, `owner` says whose each is."""
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        pieces = [self.strategy.read(row["input_ids"], self.max_length - FRAME) for row in rows]
+        until = self.long_length if self.strategy.pooled else None
+        pieces = [self.strategy.read(row["input_ids"][:until], self.max_length - FRAME) for row in rows]
         framed = [{"input_ids": torch.tensor([cls, *piece, sep])} for some in pieces for piece in some]
         batch: dict[str, Any] = collate(framed, self.tokenizer)
         batch["labels"] = torch.tensor([row["label"] for row in rows])
@@ -126,9 +145,9 @@ class Classification:
         model_class = ChunkPoolForSequenceClassification if strategy.pooled else LongBertForSequenceClassification
         return model_class.from_pretrained(source.path, config=config)
 
-    def encoder(self, strategy: Strategy, max_length: int) -> Encoder:
+    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
         """What makes micro-batches."""
-        return ClassificationEncoder(self.tokenizer, strategy, max_length)
+        return ClassificationEncoder(self.tokenizer, strategy, max_length, long_length)
 
     def loss(
         self,

@@ -58,8 +58,12 @@ class Task(Protocol):
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """The model of a strategy, with labels in its config."""
 
-    def encoder(self, strategy: Strategy, max_length: int) -> Encoder:
-        """What makes micro-batches of examples; `labels` in them are what `loss` gets."""
+    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+        """What makes micro-batches of examples, `max_length` tokens read at once; `labels` are what `loss` gets.
+
+        Args:
+            long_length: tokens that `long` reads; a strategy that pools pieces reads no more in all.
+        """
 
     def loss(
         self, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -109,9 +113,10 @@ def _one_run(
         return [json.loads(line) for line in (finished / "test.jsonl").read_text().splitlines()]
     set_seed(seed)
     strategy = STRATEGIES[name]
-    reach = source.config.max_position_embeddings if strategy.extended else source.native.pretrained_positions
-    max_length = min(run_args.max_length or reach, reach)
-    encoder = task.encoder(strategy, max_length)
+    reach = source.config.max_position_embeddings
+    long_length = min(run_args.max_length or reach, reach)
+    max_length = long_length if strategy.extended else source.native.pretrained_positions
+    encoder = task.encoder(strategy, max_length, long_length)
     model = task.build(source, strategy)
     select_parameters(model, run_args.train_only if strategy.extended else ["all"])
     if max_length >= run_args.checkpoint_from:

@@ -27,7 +27,7 @@ def predict_documents(
     reach = model.config.max_position_embeddings
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     task = Classification(tokenizer, labels, model.config.problem_type or "single_label_classification")
-    encoder = task.encoder(STRATEGIES["long"], reach)
+    encoder = task.encoder(STRATEGIES["long"], reach, reach)
     model.eval()
     for name, text in documents:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
