@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments
 from longbert.arguments import ModelArguments, parse_config
 from longbert.finetuning import metrics
 from longbert.finetuning.classification import ClassificationArguments
-from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits
+from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits, read_examples
 from longbert.finetuning.loop import FinetuningArguments, length_histogram
+from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
 from longbert.finetuning.reading import STRATEGIES
 
 
@@ -122,7 +124,8 @@ def test_folds_test_every_example_once_and_keep_groups_together(tmp_path):
     examples = [{"text": f"t{i}", "label": i % 2, "by": i // 4} for i in range(60)]
     file = write(tmp_path / "x.jsonl", examples)
     arguments = ExampleArguments(train_file=str(file), folds=5, group_column="by")
-    splits = make_splits(arguments, {"text": "text", "label": "label"}, "label", seed=0)
+    columns = {"text": "text", "label": "label", "group": "by"}
+    splits = make_splits(arguments, lambda path: read_examples(path, columns), "label", seed=0)
     assert sorted(text for split in splits for text in split.test["text"]) == sorted(e["text"] for e in examples)
     for split in splits:
         groups = [set(part["group"]) for part in (split.train, split.validation, split.test)]
@@ -139,12 +142,12 @@ def test_one_label_is_none():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_config_can_be_resolved(file):
-    types = (ModelArguments, ClassificationArguments, FinetuningArguments, TrainingArguments)
-    model, _, run, args = parse_config([str(file)], *types)
+    (script,) = re.findall(r"accelerate launch finetune/(\w+)\.py", file.read_text())
+    task = {"classification": ClassificationArguments, "question_answering": QuestionAnsweringArguments}[script]
+    model, _, run, args = parse_config([str(file)], ModelArguments, task, FinetuningArguments, TrainingArguments)
     assert model.max_position_embeddings > 512
     assert {"long", "truncate"} <= {*run.strategies}
     assert args.load_best_model_at_end
-    assert "accelerate launch finetune/classification.py" in file.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +276,89 @@ def test_several_labels_and_numbers(kind, settings, tmp_path):
     assert done.returncode == 0, done.stderr
     (result,) = json.loads((tmp_path / "run" / "results.json").read_text()).values()
     assert result["micro_f1" if kind == "several labels" else "pearson"] > 0.9
+
+
+# question answering
+
+
+def needle(draw: random.Random, index: int, words: int) -> dict:
+    """A context of noise with one fact in it, somewhere."""
+    noise = draw.choices(["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"], k=words)
+    place, answer = draw.randrange(words - 5), draw.choice(["gold", "iron", "silver", "copper"])
+    noise[place : place + 4] = ["the", "secret", "metal", "is"]
+    noise[place + 4] = answer
+    context = " ".join(noise)
+    start = len(" ".join(noise[: place + 4])) + 1
+    answers = {"text": [answer], "answer_start": [start]}
+    return {"id": str(index), "question": "what is the secret metal", "context": context, "answers": answers}
+
+
+@pytest.fixture
+def question_settings(tiny_source, tmp_path) -> Path:
+    draw = random.Random(0)
+    for split, number in (("train", 400), ("test", 40)):
+        write(tmp_path / f"{split}.jsonl", [needle(draw, index, 120) for index in range(number)])
+    file = tmp_path / "run.yaml"
+    settings = {
+        "model": str(tiny_source),
+        "max_position_embeddings": 192,
+        "attention_window": 32,
+        "hidden_dropout_prob": 0.0,
+        "train_file": str(tmp_path / "train.jsonl"),
+        "test_file": str(tmp_path / "test.jsonl"),
+        "id_column": "id",
+        "stride": 16,
+        "strategies": ["long", "truncate", "chunk-pool"],
+        "output_dir": str(tmp_path / "run"),
+        "num_train_epochs": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 3e-3,
+        "warmup_steps": 20,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def test_answers_are_found_where_truncation_cannot_see_them(question_settings, tmp_path):
+    done = finetune("question_answering.py", question_settings)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["long"]["exact_match"] > 0.9
+    assert results["chunk-pool"]["exact_match"] > 0.9
+    assert results["truncate"]["exact_match"] < 0.8
+    lines = (tmp_path / "run" / "long" / "seed-42" / "predictions" / "test.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(first["scores"]["n_best"]) == 5
+    assert first["scores"]["n_best"][0]["score"] >= first["scores"]["n_best"][1]["score"]
+
+
+def test_an_answer_that_is_not_there_is_refused(question_settings, tmp_path):
+    example = needle(random.Random(1), 0, 50)
+    example["answers"]["answer_start"][0] += 1
+    file = write(tmp_path / "bad.jsonl", [example])
+    done = finetune("question_answering.py", question_settings, f"test_file={file}")
+    assert done.returncode == 1
+    assert "is not at character" in done.stderr
+    assert (
+        "head-tail would tear" in finetune("question_answering.py", question_settings, "strategies=[head-tail]").stderr
+    )
+
+
+def test_articles_are_merged(tmp_path):
+    paragraphs = [
+        {"context": "One two.", "qas": [{"id": 1, "question": "?", "answers": [{"text": "two", "answer_start": 4}]}]},
+        {
+            "context": "Three four.",
+            "qas": [{"id": 2, "question": "?", "answers": [{"text": "four", "answer_start": 6}]}],
+        },
+    ]
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]}))
+    arguments = QuestionAnsweringArguments(train_file=str(file), merge_articles=True)
+    for row in read_questions(str(file), arguments):
+        (start,), (text,) = row["answers"]["answer_start"], row["answers"]["text"]
+        assert row["context"] == "One two.\nThree four."
+        assert row["context"][start : start + len(text)] == text

@@ -39,6 +39,7 @@ ORDER = [
     "finetuning.reading",
     "finetuning.loop",
     "finetuning.classification",
+    "finetuning.question_answering",
     "finetuning.predicting",
     "cli",
 ]

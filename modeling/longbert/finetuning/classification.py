@@ -18,7 +18,7 @@ from ..data.masking import collate
 from ..data.rows import FRAME
 from ..modeling_longbert import LongBertForSequenceClassification
 from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, infer_labels, label_index, refuse_empty
+from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty
 from .metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
 from .reading import ChunkPoolForSequenceClassification, Strategy
 
@@ -32,6 +32,12 @@ class ClassificationArguments(ExampleArguments):
     problem_type: str | None = described(
         None, "single_label_classification, multi_label_classification or regression; by default as the labels look"
     )
+
+
+def read_documents(path: str, arguments: ClassificationArguments) -> datasets.Dataset:
+    """Read a file of examples as `id`, `text`, `label`."""
+    columns = {"text": arguments.text_column, "label": arguments.label_column}
+    return read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
 
 
 METRICS: dict[str, type[Figures]] = {
@@ -135,6 +141,10 @@ class Classification:
             return label_index(self.labels, example, value)
         chosen = {label_index(self.labels, example, label) for label in value}
         return [float(number in chosen) for number in range(len(self.labels))]
+
+    def training_rows(self, examples: datasets.Dataset, encoder: Encoder) -> datasets.Dataset:
+        """What a plan trains on."""
+        return examples
 
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """A classifier on the source's encoder."""

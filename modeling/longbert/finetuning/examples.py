@@ -1,6 +1,6 @@
 """Labelled examples: read from files with the columns that a config names, checked before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,25 +81,30 @@ class Split:
     validation: datasets.Dataset
     test: datasets.Dataset
 
+    def everything(self) -> datasets.Dataset:
+        """All examples, those that serve twice once."""
+        parts = [self.train, self.validation, *([self.test] if self.test is not self.validation else [])]
+        return datasets.concatenate_datasets(parts)
+
 
 def make_splits(
-    arguments: ExampleArguments, columns: dict[str, str | None], stratify: str | None, seed: int
+    arguments: ExampleArguments, read: Callable[[str], datasets.Dataset], stratify: str | None, seed: int
 ) -> list[Split]:
     """The one division that the files make, or as many as there are folds.
 
     Args:
+        read: makes examples of a file.
         stratify: the column whose values are spread evenly over folds; None for none.
     """
-    columns = {**columns, "id": arguments.id_column, "group": arguments.group_column}
-    train = read_examples(str(arguments.train_file), columns)
+    train = read(str(arguments.train_file))
     if arguments.folds:
         return _folds(train, arguments.folds, stratify, seed)
     if arguments.validation_file:
-        validation = read_examples(arguments.validation_file, columns)
+        validation = read(arguments.validation_file)
     else:
         first, *_ = _folds(train, 10, stratify, seed)
         train, validation = datasets.concatenate_datasets([first.train, first.validation]), first.test
-    test = read_examples(arguments.test_file, columns) if arguments.test_file else validation
+    test = read(arguments.test_file) if arguments.test_file else validation
     return [Split("", train, validation, test)]
 
 

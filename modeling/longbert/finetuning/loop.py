@@ -14,9 +14,9 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.modeling_outputs import ModelOutput
 
-from ..arguments import described
+from ..arguments import described, write_config
 from ..data.batches import Encoder, Phase, TrainingPlan
-from ..saving import damage, written_aside
+from ..saving import damage, refuse_occupied, written_aside
 from ..training.parameters import select_parameters
 from ..training.pretraining import Source, checkpoint_activations
 from ..training.resuming import find_checkpoint
@@ -58,6 +58,9 @@ class Task(Protocol):
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """The model of a strategy, with labels in its config."""
 
+    def training_rows(self, examples: datasets.Dataset, encoder: Encoder) -> datasets.Dataset:
+        """What a plan trains on: the examples, or the pieces they are read in."""
+
     def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
         """What makes micro-batches of examples, `max_length` tokens read at once; `labels` are what `loss` gets.
 
@@ -71,7 +74,8 @@ class Task(Protocol):
         """The loss in fp32, summed and divided by `num_items_in_batch`, so that it means the same for any split."""
 
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
-        """For each example its `id`, `prediction` and `reference`, as the metric takes them, and its `scores`."""
+        """For each example its `id`, `prediction` and `reference`, as the metric takes them, and its `scores`; where a
+        task can know, also `late`: what decides lies past token 512."""
 
 
 def compare(
@@ -95,6 +99,33 @@ def compare(
         Path(args.output_dir, "results.md").write_text(table + "\n")
         Path(args.output_dir, "results.json").write_text(json.dumps(figures, indent=2) + "\n")
     return table
+
+
+def run_task(
+    task: Task,
+    splits: list[Split],
+    lengths: list[int],
+    source: Source,
+    run_args: FinetuningArguments,
+    args: TrainingArguments,
+    *settings: Any,
+) -> None:
+    """What every script ends with: say how long the texts are, keep the settings, compare, print the table.
+
+    Args:
+        settings: what else belongs into `output_dir/config.yaml`.
+
+    Raises:
+        FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
+    """
+    if args.process_index == 0:
+        if not run_args.resume:
+            refuse_occupied(args.output_dir)
+        write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)
+        print(length_histogram(lengths, source.native.pretrained_positions))
+    table = compare(task, splits, source, run_args, args)
+    if args.process_index == 0:
+        print(table)
 
 
 def _one_run(
@@ -121,7 +152,7 @@ def _one_run(
     select_parameters(model, run_args.train_only if strategy.extended else ["all"])
     if max_length >= run_args.checkpoint_from:
         checkpoint_activations(model, max_length)
-    plan = _plan(split.train, encoder, args, max_length, seed)
+    plan = _plan(task.training_rows(split.train, encoder), encoder, args, max_length, seed)
     trainer = LongTrainer(
         model=model,
         args=_run_arguments(args, plan, seed, folder, task.metric.primary),
@@ -174,23 +205,27 @@ def _score(metric: Figures, predictions: list[dict[str, Any]]) -> dict[str, floa
 
 def _figures(metric: Figures, predictions: list[dict[str, Any]]) -> dict[str, Any]:
     found, truth = ([line[key] for line in predictions] for key in ("prediction", "reference"))
-    interval = interval_of(metric, found, truth)
-    return {**_score(metric, predictions), "interval": interval, "predictions": len(predictions)}
+    figures: dict[str, Any] = {"interval": interval_of(metric, found, truth), "predictions": len(predictions)}
+    late = [line for line in predictions if line.get("late")]
+    if late:
+        figures |= {"late": _score(metric, late)[metric.primary], "late_predictions": len(late)}
+    return {**_score(metric, predictions), **figures}
 
 
 def to_markdown(metric: Figures, figures: dict[str, dict[str, Any]]) -> str:
-    """A row for each strategy: the metric's figures over all folds and seeds, the 95 % interval of the first."""
-    names = [name for name in next(iter(figures.values())) if name not in ("interval", "predictions")]
-    names.sort(key=lambda name: name != metric.primary)
-    lines = [
-        f"| | {metric.primary} (95 % interval) | {' | '.join(names[1:])} | predictions |",
-        f"|---|{'---|' * (len(names) + 1)}",
-    ]
+    """A row for each strategy: the metric's figures over all folds and seeds, the 95 % interval of the first, and
+    the same on the late-evidence subset where there is one."""
+    others = [name for name in metric.figures if name != metric.primary]
+    titles = [f"{metric.primary} (95 % interval)", *others, "predictions"]
+    late = next((row["late_predictions"] for row in figures.values() if "late" in row), None)
+    if late:
+        titles.append(f"{metric.primary}, evidence past token 512 ({late})")
+    lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
     for name, row in figures.items():
         low, high = row["interval"]
-        first = f"{row[metric.primary]:.3f} ({low:.3f} to {high:.3f})"
-        others = [f"{row[other]:.3f}" for other in names[1:]]
-        lines.append(f"| {name} | {' | '.join([first, *others])} | {row['predictions']} |")
+        cells = [f"{row[metric.primary]:.3f} ({low:.3f} to {high:.3f})", *(f"{row[other]:.3f}" for other in others)]
+        cells += [str(row["predictions"]), *([f"{row['late']:.3f}"] if late else [])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,36 @@
+"""Fine-tune extractive question answering over long contexts, beside reading 512 tokens or windows of them.
+
+accelerate launch finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
+"""
+
+import sys
+
+from transformers import TrainingArguments
+
+from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.finetuning.examples import make_splits
+from longbert.finetuning.loop import FinetuningArguments, run_task
+from longbert.finetuning.question_answering import QuestionAnswering, QuestionAnsweringArguments, read_questions
+from longbert.training.pretraining import Source
+from longbert.training.trainer import DivergedError
+
+
+def main(argv: list[str]) -> None:
+    model_args, task_args, run_args, args = parse_config(
+        argv, ModelArguments, QuestionAnsweringArguments, FinetuningArguments, TrainingArguments
+    )
+    source = Source.of(model_args)
+    splits = make_splits(task_args, lambda path: read_questions(path, task_args), None, args.seed)
+    task = QuestionAnswering(source.tokenizer, task_args, args.per_device_eval_batch_size)
+    splits = [task.prepare(split) for split in splits]
+    everything = splits[0].everything()
+    sizes = zip(everything["question_ids"], everything["context_ids"], strict=True)
+    lengths = [len(question) + len(context) + 3 for question, context in sizes]
+    run_task(task, splits, lengths, source, run_args, args, model_args, task_args)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (*USER_ERRORS, DivergedError) as error:
+        sys.exit(f"question_answering.py: {error}")
