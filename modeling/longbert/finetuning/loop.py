@@ -117,7 +117,10 @@ def run_task(
 
     Raises:
         FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
+        ValueError: a strategy that the task cannot read by.
     """
+    for name in run_args.strategies:
+        task.encoder(STRATEGIES[name], source.native.pretrained_positions, source.native.pretrained_positions)
     if args.process_index == 0:
         if not run_args.resume:
             refuse_occupied(args.output_dir)
