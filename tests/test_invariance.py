@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import train, write_settings
 from safetensors.torch import load_file
-
-from runs import train, write_settings
 
 
 # plain gradient descent at rate 1: after a step the weights are the gradients

@@ -6,8 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-
-from runs import KillAtWrite, SignalAtStep, result, train, write_settings
+from processes import KillAtWrite, SignalAtStep, result, train, write_settings
 
 
 VARIANTS = {

@@ -11,6 +11,8 @@ import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import real
+from processes import train as train_here
+from processes import write_settings
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -25,8 +27,6 @@ from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, Pretr
 from longbert.data.documents import load_documents
 from longbert.training.meter import training_flops
 from longbert.training.parameters import select_parameters
-from runs import train as train_here
-from runs import write_settings
 
 
 ROOT = Path(__file__).parents[1]
