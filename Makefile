@@ -3,13 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup quality test test-slow demo finetune-demo
+.PHONY: help setup quality test test-slow demo
 
 help:
 	@echo "make test       set up and run the checks and the fast tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make demo       set up and take a real checkpoint past 512 tokens, with a proof"
-	@echo "make finetune-demo  set up and fine-tune it on long speeches, beside what 512 tokens can do"
 
 setup: .venv/complete
 
@@ -38,10 +37,3 @@ demo: setup
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		train.py configs/pretrain/demo.yaml output_dir=$(OUT)
 	$(BIN)/python docs/fill_mask.py $(OUT)
-
-finetune-demo: OUT := runs/finetune-demo-$(shell date +%Y%m%d-%H%M%S)
-finetune-demo: setup
-	$(BIN)/python docs/sotu_party.py runs/sotu-party.jsonl
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
-		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
-		finetune/classification.py configs/finetune/demo.yaml output_dir=$(OUT)
