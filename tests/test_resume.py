@@ -17,7 +17,6 @@ VARIANTS = {
     "a stream": {"streaming": True},
     "sentence pairs": {"objective": "mlm+nsp"},
 }
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +40,14 @@ def settings(tiny_source, tmp_path):
     return lambda variant: write_settings(tmp_path, tiny_source, **VARIANTS[variant])
 
 
-@every_variant
-@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+# the fast tests take each way of dying and each variant once, the slow ones all pairs
+every_death = [(signal.SIGKILL, -9, variant) for variant in VARIANTS] + [
+    pytest.param(signal.SIGTERM, 143, variant, marks=[] if variant == "second epoch" else pytest.mark.slow)
+    for variant in VARIANTS
+]
+
+
+@pytest.mark.parametrize(("kind", "status", "variant"), every_death)
 def test_a_stopped_run_ends_as_one_never_stopped(kind, status, variant, settings, unbroken):
     file = settings(variant)
     died, output = train(file, before=SignalAtStep(kind, step=8))
@@ -226,8 +231,15 @@ def test_a_full_disk_loses_nothing(killed, settings, unbroken):
     assert result(file) == unbroken("first epoch")
 
 
-@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("variant", ["first epoch", pytest.param("second epoch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "status", "variant"),
+    [
+        (signal.SIGTERM, 143, "first epoch"),
+        pytest.param(signal.SIGKILL, -9, "first epoch", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "second epoch", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "second epoch", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_resume_too(variant, kind, status, settings, unbroken):
     file = settings(variant)
     died, output = train(file, before=SignalAtStep(kind, step=8), ranks=2)
