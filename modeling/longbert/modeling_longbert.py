@@ -1,6 +1,7 @@
 """LongBert: BERT's classes with positions past the source's table. Travels to the Hub beside its siblings."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import (
     BertModel,
     BertPreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput, ModelOutput
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
 from transformers.utils import logging
 
@@ -95,6 +96,20 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         if isinstance(config, LongBertConfig) and pretrained_model_name_or_path is not None:
             refuse_source(pretrained_model_name_or_path, config, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+
+    def _logits(
+        self,
+        predict: Callable[[torch.Tensor], torch.Tensor],
+        hidden_states: torch.Tensor,
+        labels: torch.LongTensor | None,
+        output_logits: bool | None,
+    ) -> torch.Tensor | None:
+        """Logits of the whole vocabulary where they are asked for; in training with labels nobody reads them."""
+        wanted = (labels is None or not self.training) if output_logits is None else output_logits
+        return predict(hidden_states) if wanted else None
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None) -> tuple[torch.Tensor, ...] | ModelOutput:
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def get_position_embeddings(self) -> PositionEmbedding:
         """The module that gives positions their vectors."""
@@ -243,7 +258,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             output.hidden_states = tuple(map(whole, output.hidden_states))
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state)
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return self._returned(output, return_dict)
 
     def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
         return (
@@ -364,16 +379,14 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
             losses.append(masked_lm_loss(predict, outputs.last_hidden_state, labels, num_items_in_batch))
         if next_sentence_label is not None:
             losses.append(sentence_pair_loss(pair_logits, next_sentence_label.view(-1), num_pairs_in_batch))
-        if output_logits is None:
-            output_logits = labels is None or not self.training
         result = BertForPreTrainingOutput(
             loss=sum(losses) if losses else None,
-            prediction_logits=self.cls.predictions(outputs.last_hidden_state) if output_logits else None,
+            prediction_logits=self._logits(self.cls.predictions, outputs.last_hidden_state, labels, output_logits),
             seq_relationship_logits=pair_logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+        return self._returned(result, return_dict)
 
 
 class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
@@ -411,15 +424,13 @@ class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
         loss = None
         if labels is not None:
             loss = masked_lm_loss(self.cls, outputs.last_hidden_state, labels, num_items_in_batch)
-        if output_logits is None:
-            output_logits = labels is None or not self.training
         result = MaskedLMOutput(
             loss=loss,
-            logits=self.cls(outputs.last_hidden_state) if output_logits else None,
+            logits=self._logits(self.cls, outputs.last_hidden_state, labels, output_logits),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
+        return self._returned(result, return_dict)
 
 
 class LongBertForNextSentencePrediction(LongBertPreTrainedModel, BertForNextSentencePrediction):
