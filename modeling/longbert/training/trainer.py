@@ -1,6 +1,7 @@
 """transformers' Trainer with what it lacks, each at a seam of its own. Serves pretraining and fine-tuning."""
 
 import collections
+import math
 import shutil
 import statistics
 import sys
@@ -115,9 +116,10 @@ class LongTrainer(Trainer):
             DivergedError: the loss is not finite.
         """
         loss = super().training_step(*args, **kwargs)
-        self.step_loss += loss.item()
-        if not torch.isfinite(loss):
-            raise self._diverged(f"a loss of {loss.item()}")
+        value = loss.item()  # once: every look at a GPU's number waits for it
+        if not math.isfinite(value):
+            raise self._diverged(f"a loss of {value}")
+        self.step_loss += value
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
