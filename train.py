@@ -21,8 +21,9 @@ from longbert.training.pretraining import (
     tokenize_for,
     train_natively,
 )
+from longbert.training.safety import DivergedError
 from longbert.training.sequence_parallel import share_sequences
-from longbert.training.trainer import DivergedError, LongTrainer
+from longbert.training.trainer import LongTrainer
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ from longbert.finetuning.classification import Classification, ClassificationArg
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.training.pretraining import Source
-from longbert.training.trainer import DivergedError
+from longbert.training.safety import DivergedError
 
 
 def main(argv: list[str]) -> None:
@@ -22,9 +22,7 @@ def main(argv: list[str]) -> None:
     source = Source.of(model_args)
     splits = make_splits(task_args, lambda path: read_documents(path, task_args), "label", args.seed)
     task = Classification.of(source.tokenizer, splits, task_args.problem_type, args.per_device_eval_batch_size)
-    splits = [task.prepare(split) for split in splits]
-    lengths = [len(ids) + 2 for ids in splits[0].everything()["input_ids"]]
-    run_task(task, splits, lengths, source, run_args, args, model_args, task_args)
+    run_task(task, splits, source, run_args, args, model_args, task_args)
 
 
 if __name__ == "__main__":

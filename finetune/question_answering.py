@@ -12,7 +12,7 @@ from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.question_answering import QuestionAnswering, QuestionAnsweringArguments, read_questions
 from longbert.training.pretraining import Source
-from longbert.training.trainer import DivergedError
+from longbert.training.safety import DivergedError
 
 
 def main(argv: list[str]) -> None:
@@ -22,11 +22,7 @@ def main(argv: list[str]) -> None:
     source = Source.of(model_args)
     splits = make_splits(task_args, lambda path: read_questions(path, task_args), None, args.seed)
     task = QuestionAnswering(source.tokenizer, task_args, args.per_device_eval_batch_size)
-    splits = [task.prepare(split) for split in splits]
-    everything = splits[0].everything()
-    sizes = zip(everything["question_ids"], everything["context_ids"], strict=True)
-    lengths = [len(question) + len(context) + 3 for question, context in sizes]
-    run_task(task, splits, lengths, source, run_args, args, model_args, task_args)
+    run_task(task, splits, source, run_args, args, model_args, task_args)
 
 
 if __name__ == "__main__":

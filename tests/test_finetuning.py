@@ -18,9 +18,10 @@ from longbert.arguments import ModelArguments, parse_config
 from longbert.finetuning import metrics
 from longbert.finetuning.classification import ClassificationArguments
 from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits, read_examples
-from longbert.finetuning.loop import FinetuningArguments, length_histogram
+from longbert.finetuning.loop import FinetuningArguments
 from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
 from longbert.finetuning.reading import STRATEGIES
+from longbert.finetuning.report import length_histogram
 
 
 ROOT = Path(__file__).parents[1]

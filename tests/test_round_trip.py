@@ -1,5 +1,7 @@
 """Laws 3, 4, 9, 10 past n: saved is loaded, a text is itself, baked is custom, too long is an error."""
 
+import inspect
+
 import pytest
 import torch
 from conftest import (
@@ -24,7 +26,7 @@ from conftest import (
     tiny_config,
 )
 from huggingface_hub.errors import StrictDataclassError
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from longbert import LongBertForMaskedLM, LongBertModel, extend_table
 
@@ -226,11 +228,12 @@ def test_a_decoders_past_counts_and_its_positions_go_on(settings):
     model = LongBertModel(tiny_config(**settings, is_decoder=True)).eval()
     longest = reach(model)
     inputs = batch(longest)["input_ids"]
-    past = model(inputs[:, :-3], use_cache=True).past_key_values
+    name = "cache" if "cache" in inspect.signature(BertModel.forward).parameters else "past_key_values"  # since 5.24
+    past = {name: model(inputs[:, :-3], use_cache=True)[name]}
     whole = model(inputs).last_hidden_state[:, -3:]
-    assert_close(model(inputs[:, -3:], past_key_values=past).last_hidden_state, whole)
+    assert_close(model(inputs[:, -3:], **past).last_hidden_state, whole)
     with pytest.raises(ValueError, match=f"has {longest + 1} tokens"):
-        model(inputs[:, :1], past_key_values=past)
+        model(inputs[:, :1], **past)
 
 
 # Training

@@ -154,12 +154,12 @@ class LongBertSelfAttention(BertSelfAttention):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        *args: Any,
         window_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...]:
         mask = attention_mask if window_mask is None or self.reads_in_full else window_mask
-        return super().forward(hidden_states, mask, past_key_values, **kwargs)
+        return super().forward(hidden_states, mask, *args, **kwargs)
 
 
 class LongBertModel(LongBertPreTrainedModel, BertModel):
@@ -189,7 +189,6 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Any = None,
         global_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
@@ -213,11 +212,12 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             "inputs_embeds": inputs_embeds,
         }
         if tokens is None:
-            return super().forward(attention_mask=attention_mask, past_key_values=past_key_values, **inputs, **kwargs)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        self._refuse_length(past + tokens.shape[1])
+            return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
+        # a decoder's; transformers 5.24 renamed it
+        cache = kwargs.get("cache") or kwargs.get("past_key_values")
+        self._refuse_length(tokens.shape[1] + (cache.get_seq_length() if cache is not None else 0))
         if self.config.is_decoder or (attention_mask is not None and attention_mask.dim() != 2):
-            return super().forward(attention_mask=attention_mask, past_key_values=past_key_values, **inputs, **kwargs)
+            return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
         if attention_mask is not None:
             inputs |= self._place(attention_mask, position_ids, token_type_ids)
         window = self._window(tokens.shape[1])

@@ -134,3 +134,20 @@ def plot_losses(
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def plot_by_position(lines: dict[str, np.ndarray], window: int, reach: int, title: str, file: str | Path) -> None:
+    """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the window marked.
+
+    Args:
+        lines: for every name positions and figures, `[2, points]`.
+    """
+    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
+    for name, (position, values) in lines.items():
+        axes.plot(position, values, marker="o", markersize=3, linewidth=1.4, label=name)
+    for seam in range(window, reach, window):
+        axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
+    axes.set(xlabel=f"position in the text (tokens); dashes: multiples of {window}", ylim=(-0.02, 1.02), title=title)
+    axes.legend()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

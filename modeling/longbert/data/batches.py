@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import datasets
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from .masking import generator_for
 
@@ -36,6 +37,7 @@ class Phase:
         rows: a dataset or a stream.
         batch_size: rows of a micro-batch.
         encoder: makes a micro-batch of rows, each with its (seed, epoch, number).
+        lengths: tokens of each row, where rows of like length are to share a micro-batch.
     """
 
     steps: int
@@ -43,6 +45,7 @@ class Phase:
     batch_size: int
     rows: datasets.Dataset | datasets.IterableDataset
     encoder: "Encoder"
+    lengths: list[int] | None = None
 
 
 class _Plan:
@@ -71,12 +74,15 @@ class TrainingPlan(_Plan, Dataset):
         keys = []
         for place in range(first, first + phase.batch_size):
             epoch, place = divmod(place, len(phase.rows))
-            keys.append((self.seed, epoch, int(self._order(number, epoch)[place])))
+            keys.append((self.seed, epoch, self._order(number, epoch)[place]))
         return phase.encoder.batch([phase.rows[row] for _, _, row in keys], keys)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
-    def _order(self, number: int, epoch: int) -> torch.Tensor:
-        return torch.randperm(len(self.phases[number].rows), generator=generator_for(self.seed, number, epoch))
+    def _order(self, number: int, epoch: int) -> list[int]:
+        phase, generator = self.phases[number], generator_for(self.seed, number, epoch)
+        if phase.lengths is not None:
+            return get_length_grouped_indices(phase.lengths, phase.batch_size, generator=generator)
+        return torch.randperm(len(phase.rows), generator=generator).tolist()
 
 
 class StreamedPlan(_Plan, IterableDataset):

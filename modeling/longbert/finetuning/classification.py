@@ -20,7 +20,8 @@ from ..modeling_longbert import LongBertForSequenceClassification
 from ..training.pretraining import Source
 from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty
 from .metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
-from .reading import ChunkPoolForSequenceClassification, Strategy
+from .reading import ChunkPoolForSequenceClassification, Strategy, read_rows
+from .task import Task
 
 
 @dataclass(kw_only=True)
@@ -86,7 +87,7 @@ class ClassificationEncoder:
 
 
 @dataclass
-class Classification:
+class Classification(Task):
     """The task of `finetune/classification.py`.
 
     Args:
@@ -114,24 +115,21 @@ class Classification:
         labels = ["value"] if problem_type == "regression" else infer_labels(values)
         return cls(tokenizer, labels, problem_type, batch_size)
 
-    def prepare(self, split: Split) -> Split:
+    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
         """Tokenise, and turn labels into numbers.
 
         Raises:
             ValueError: an empty text, or a label that the training set does not have.
         """
-        parts = [self._prepare(examples) for examples in (split.train, split.validation, split.test)]
-        return Split(split.name, *parts)
-
-    def _prepare(self, examples: datasets.Dataset) -> datasets.Dataset:
         refuse_empty(examples, "text")
 
-        def encode(batch: dict[str, list]) -> dict[str, list]:
+        def numbers(batch: dict[str, list]) -> dict[str, list]:
             ids = self.tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
             targets = [self.target(*pair) for pair in zip(batch["id"], batch["label"], strict=True)]
-            return {"id": batch["id"], "input_ids": ids, "label": targets}
+            lengths = [len(document) + FRAME for document in ids]
+            return {"id": batch["id"], "input_ids": ids, "label": targets, "length": lengths}
 
-        return examples.map(encode, batched=True, remove_columns=examples.column_names, desc="tokenizing")
+        return examples.map(numbers, batched=True, remove_columns=examples.column_names, desc="tokenizing")
 
     def target(self, example: str, value: Any) -> int | float | list[float]:
         """A label as the loss takes it."""
@@ -141,10 +139,6 @@ class Classification:
             return label_index(self.labels, example, value)
         chosen = {label_index(self.labels, example, label) for label in value}
         return [float(number in chosen) for number in range(len(self.labels))]
-
-    def training_rows(self, examples: datasets.Dataset, encoder: Encoder) -> datasets.Dataset:
-        """What a plan trains on."""
-        return examples
 
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """A classifier on the source's encoder."""
@@ -175,23 +169,12 @@ class Classification:
             total = F.mse_loss(logits[:, 0], labels.float(), reduction="sum")
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    @torch.no_grad()
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
         """For each example what is predicted and true, and a score for every label."""
-        was_training = model.training
-        model.eval()
-        lines: list[dict[str, Any]] = []
-        for rows in examples.iter(batch_size=self.batch_size):
-            some = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-            batch = encoder.batch(some, ())
-            labels, names, _ = (batch.pop(name) for name in ("labels", "documents", "text_lengths"))
-            logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits.float().cpu()
-            lines += [
-                {"id": name, **self.decide(logits[index]), "reference": self.plain(labels[index])}
-                for index, name in enumerate(names)
-            ]
-        model.train(was_training)
-        return lines
+        return [
+            {"id": row["id"], **self.decide(outputs["logits"]), "reference": self.plain(row["label"])}
+            for row, outputs in read_rows(model, examples, encoder, self.batch_size)
+        ]
 
     def decide(self, logits: torch.Tensor) -> dict[str, Any]:
         """The prediction of one document, as the metric takes it, and its `scores`."""
@@ -211,9 +194,9 @@ class Classification:
             return self.labels[prediction]
         return [label for label, chosen in zip(self.labels, prediction, strict=True) if chosen]
 
-    def plain(self, label: torch.Tensor) -> Any:
+    def plain(self, label: Any) -> Any:
         """A target as the metric takes it."""
-        return label.long().tolist() if self.problem_type == "multi_label_classification" else label.item()
+        return list(map(int, label)) if self.problem_type == "multi_label_classification" else label
 
     def _named(self, scores: torch.Tensor) -> dict[str, float]:
         return dict(zip(self.labels, scores.tolist(), strict=True))

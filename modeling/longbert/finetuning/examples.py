@@ -81,6 +81,11 @@ class Split:
     validation: datasets.Dataset
     test: datasets.Dataset
 
+    def map(self, function: Callable[[datasets.Dataset], datasets.Dataset]) -> "Split":
+        """The same division of what `function` makes of each part; what serves twice is made once."""
+        train, validation = function(self.train), function(self.validation)
+        return Split(self.name, train, validation, validation if self.test is self.validation else function(self.test))
+
     def everything(self) -> datasets.Dataset:
         """All examples, those that serve twice once."""
         parts = [self.train, self.validation, *([self.test] if self.test is not self.validation else [])]

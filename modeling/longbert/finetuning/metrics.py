@@ -17,6 +17,7 @@ import evaluate
 import numpy as np
 import seqeval.metrics
 from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
 
@@ -33,6 +34,15 @@ class Figures(evaluate.Metric):
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
+
+    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
+        """The primary figure of the examples with given numbers, which may repeat."""
+
+        def primary(chosen: np.ndarray) -> float:
+            truth, found = ([values[index] for index in chosen] for values in (references, predictions))
+            return float(self.figures[self.primary](truth, found))
+
+        return primary
 
 
 class SingleLabelMetric(Figures):
@@ -92,6 +102,11 @@ class SpanMetric(Figures):
         "f1": lambda truth, found: fmean(f1 for _, f1 in map(span_scores, found, truth)),
     }
 
+    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
+        """As every metric's, with each example scored once."""
+        scores = np.array([f1 for _, f1 in map(span_scores, predictions, references)])
+        return lambda chosen: float(scores[chosen].mean())
+
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return _info(text, datasets.Sequence(text), str(self.__doc__))
@@ -107,6 +122,17 @@ class EntityMetric(Figures):
         "recall": partial(seqeval.metrics.recall_score, zero_division=0),
         "accuracy": seqeval.metrics.accuracy_score,
     }
+
+    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
+        """As every metric's, with each example's entities counted once."""
+        pairs = [tuple(map(set, map(get_entities, pair))) for pair in zip(predictions, references, strict=True)]
+        counts = np.array([(len(found & truth), len(found) + len(truth)) for found, truth in pairs])
+
+        def f1(chosen: np.ndarray) -> float:
+            right, all_ = counts[chosen].sum(axis=0)
+            return float(2 * right / all_) if all_ else 0.0
+
+        return f1
 
     def _info(self) -> evaluate.MetricInfo:
         labels = datasets.Sequence(datasets.Value("string"))
@@ -149,9 +175,12 @@ def bootstrap_interval(
 
 def interval_of(metric: Figures, predictions: Sequence, references: Sequence) -> tuple[float, float]:
     """The 95 % interval of a metric's primary figure."""
+    return bootstrap_interval(metric.resampling(predictions, references), len(predictions))
 
-    def primary(chosen: np.ndarray) -> float:
-        found, truth = ([values[index] for index in chosen] for values in (predictions, references))
-        return float(metric.figures[metric.primary](truth, found))
 
-    return bootstrap_interval(primary, len(predictions))
+def interval_of_difference(
+    metric: Figures, predictions: Sequence, others: Sequence, references: Sequence
+) -> tuple[float, float]:
+    """The 95 % interval of what `predictions` are better by than `others` of the same examples, drawn in pairs."""
+    first, second = (metric.resampling(found, references) for found in (predictions, others))
+    return bootstrap_interval(lambda chosen: first(chosen) - second(chosen), len(predictions))

@@ -25,9 +25,10 @@ from ..data.documents import resolve_path
 from ..data.masking import collate
 from ..modeling_longbert import LongBertForQuestionAnswering
 from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, read_examples, refuse_empty
+from .examples import ExampleArguments, read_examples, refuse_empty
 from .metrics import Figures, SpanMetric
-from .reading import STRATEGIES, Strategy
+from .reading import STRATEGIES, Strategy, overlapping, read_rows
+from .task import Task
 
 
 @dataclass(kw_only=True)
@@ -98,7 +99,7 @@ class QuestionEncoder:
 
 
 @dataclass
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """The task of `finetune/question_answering.py`."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -106,20 +107,17 @@ class QuestionAnswering:
     batch_size: int = 8
     metric: Figures = field(default_factory=SpanMetric)
 
-    def prepare(self, split: Split) -> Split:
+    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
         """Tokenise.
 
         Raises:
-            ValueError: an empty question or context, or an answer that is not where it is said to be.
+            ValueError: an empty question or context, an answer that is not where it is said to be, or one longer than
+                windows share, which would be cut in two.
         """
-        parts = (self._prepare(examples) for examples in (split.train, split.validation, split.test))
-        return Split(split.name, *parts)
-
-    def _prepare(self, examples: datasets.Dataset) -> datasets.Dataset:
         for column in ("question", "context"):
             refuse_empty(examples, column)
 
-        def encode(row: dict[str, Any]) -> dict[str, Any]:
+        def tokens(row: dict[str, Any]) -> dict[str, Any]:
             for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
                 if row["context"][start : start + len(text)] != text:
                     raise ValueError(
@@ -130,14 +128,25 @@ class QuestionAnswering:
                 row["context"], add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )
             spans = context["offset_mapping"]
-            return {
+            encoded = {
                 "question_ids": question,
                 "context_ids": context["input_ids"],
                 "begins": [begin for begin, _ in spans],
                 "ends": [end for _, end in spans],
+                "length": len(question) + len(context["input_ids"]) + 3,
             }
+            self._refuse_cut(row | encoded)
+            return encoded
 
-        return examples.map(encode, desc="tokenizing")
+        return examples.map(tokens, desc="tokenizing")
+
+    def _refuse_cut(self, example: dict[str, Any]) -> None:
+        begin, end = self._answer_tokens(example) or (0, 0)
+        if end - begin >= self.arguments.stride:
+            raise ValueError(
+                f"example {example['id']}: its answer of {end - begin + 1} tokens is longer than the stride of "
+                f"{self.arguments.stride} that windows share, and would be cut in two: set a greater stride"
+            )
 
     def windows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:
         """A row for every window of every context; the first alone where the strategy does not pool pieces."""
@@ -156,13 +165,7 @@ class QuestionAnswering:
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         question, context = example["question_ids"], example["context_ids"]
         size = encoder.max_length - len(question) - 3
-        step = size - self.arguments.stride
-        if step < 1:
-            raise ValueError(
-                f"example {example['id']}: a question of {len(question)} tokens and a stride of "
-                f"{self.arguments.stride} leave no room in {encoder.max_length} tokens"
-            )
-        starts = range(0, max(1, len(context) - self.arguments.stride), step)
+        starts = overlapping(len(context), size, self.arguments.stride)
         begin, end = self._answer_tokens(example) or (-1, -1)
         first = len(question) + 2
         rows = []
@@ -178,6 +181,7 @@ class QuestionAnswering:
                     "piece": start,
                     "start": begin - start + first if inside else 0,
                     "end": end - start + first if inside else 0,
+                    "length": first + len(piece) + 1,
                 }
             )
         return rows
@@ -229,32 +233,25 @@ class QuestionAnswering:
         )
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    @torch.no_grad()
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: QuestionEncoder) -> list[dict[str, Any]]:
-        """For each example the best span over its windows, the `n_best`, and whether the evidence is late.
-
-        Late is past the first 512 tokens of question and context together, where nothing that truncates can see it.
-        """
-        was_training = model.training
-        model.eval()
-        windows = []
-        rows = self.windows(examples, encoder)
-        for batch_rows in rows.iter(batch_size=self.batch_size):
-            some = [dict(zip(batch_rows, values, strict=True)) for values in zip(*batch_rows.values(), strict=True)]
-            batch = encoder.batch(some)
-            for name in ("labels", "documents", "text_lengths"):
-                del batch[name]
-            outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-            scores = torch.stack((outputs.start_logits, outputs.end_logits), dim=1).float().cpu()
-            windows += [(row, scores[index, :, : len(row["input_ids"])]) for index, row in enumerate(some)]
-        model.train(was_training)
-        grouped = {name: list(group) for name, group in groupby(windows, key=lambda window: window[0]["id"])}
+        """For each example the best span over its windows, the `n_best`, and at which token the evidence begins,
+        counted in question and context together."""
+        read = read_rows(model, self.windows(examples, encoder), encoder, self.batch_size)
+        grouped = {name: list(group) for name, group in groupby(read, key=lambda window: window[0]["id"])}
         return [self._decide(example, grouped[example["id"]]) for example in examples]
 
-    def _decide(self, example: dict[str, Any], windows: list[tuple[dict, torch.Tensor]]) -> dict[str, Any]:
+    def within(self, lines: list[dict[str, Any]], start: int, stop: int | None) -> list[dict[str, Any]]:
+        """The questions whose evidence begins there."""
+        return [
+            line
+            for line in lines
+            if line["evidence"] is not None and start <= line["evidence"] and (stop is None or line["evidence"] < stop)
+        ]
+
+    def _decide(self, example: dict[str, Any], windows: list[tuple[dict, dict[str, torch.Tensor]]]) -> dict[str, Any]:
         spans = [span for row, scores in windows for span in self._spans(row, scores)]
         best = heapq.nlargest(self.arguments.n_best, spans)
-        null = min(float(scores[:, 0].sum()) for _, scores in windows)
+        null = min(float(scores["start_logits"][0] + scores["end_logits"][0]) for _, scores in windows)
         texts = [
             {
                 "text": example["context"][example["begins"][first] : example["ends"][last]],
@@ -265,20 +262,18 @@ class QuestionAnswering:
         ]
         answered = bool(best) and null - best[0][0] <= self.arguments.null_threshold
         answer = self._answer_tokens(example)
-        position = None if answer is None else len(example["question_ids"]) + 2 + answer[0]
         return {
             "id": example["id"],
             "prediction": texts[0]["text"] if answered else "",
             "reference": list(example["answers"]["text"]),
             "scores": {"no answer": null, "n_best": texts},
-            "late": position is not None and position >= 512,
-            "evidence": position,
+            "evidence": None if answer is None else len(example["question_ids"]) + 2 + answer[0],
         }
 
-    def _spans(self, row: dict[str, Any], scores: torch.Tensor) -> list[tuple[float, int, int]]:
+    def _spans(self, row: dict[str, Any], scores: dict[str, torch.Tensor]) -> list[tuple[float, int, int]]:
         """(score, first, last context token) of the best spans of a window."""
         first, last = row["first"], len(row["input_ids"]) - 1
-        starts, ends = scores[:, first:last]
+        starts, ends = (scores[name][first:last] for name in ("start_logits", "end_logits"))
         count = min(4 * self.arguments.n_best, len(starts))
         found = []
         for start in starts.topk(count).indices.tolist():

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..configuration_longbert import LongBertConfig
+from ..data.batches import Encoder
 from ..modeling_longbert import LongBertForSequenceClassification
 
 
@@ -49,6 +51,51 @@ STRATEGIES = {
     "head-tail": Strategy(False, False, _head_tail),
     "chunk-pool": Strategy(False, True, _windows),
 }
+
+
+def overlapping(length: int, size: int, stride: int) -> range:
+    """Where windows begin that are `size` tokens long, share `stride` of them, and together cover `length`.
+
+    Whatever is at most `stride` tokens long lies whole in one of them.
+
+    Raises:
+        ValueError: windows that hold nothing but what they share.
+    """
+    if size <= stride:
+        raise ValueError(
+            f"windows of {size} tokens cannot share {stride}: set a smaller stride, or read more tokens at once"
+        )
+    return range(0, max(1, length - stride), size - stride)
+
+
+@torch.no_grad()
+def read_rows(
+    model: nn.Module, rows: datasets.Dataset, encoder: Encoder, batch_size: int
+) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Every row with what the model says of it, in fp32 on the CPU.
+
+    Rows of like `length` are read together, the longest first: no padding is wasted, and where memory is short it
+    shows at once.
+    """
+    was_training = model.training
+    model.eval()
+    lengths = rows["length"][:]
+    order = sorted(range(len(rows)), key=lambda number: -lengths[number])
+    found: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
+    for start in range(0, len(rows), batch_size):
+        numbers = order[start : start + batch_size]
+        some = [rows[number] for number in numbers]
+        batch = encoder.batch(some, ())
+        inputs = {
+            name: tensor.to(model.device)
+            for name, tensor in batch.items()
+            if name not in ("labels", "documents", "text_lengths")
+        }
+        outputs = {name: tensor.float().cpu() for name, tensor in model(**inputs).items()}
+        for place, number in enumerate(numbers):
+            found[number] = some[place], {name: tensor[place] for name, tensor in outputs.items()}
+    model.train(was_training)
+    return [found[number] for number in range(len(rows))]
 
 
 class ChunkPoolForSequenceClassification(LongBertForSequenceClassification):

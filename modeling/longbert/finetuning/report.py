@@ -1,0 +1,132 @@
+"""What a comparison of strategies says: figures with intervals, by position where a task knows it, in words."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation import position_buckets
+from .metrics import Figures, interval_of, interval_of_difference
+
+
+Lines = list[dict[str, Any]]
+Within = Callable[[Lines, int, int | None], Lines]
+
+
+def score(metric: Figures, lines: Lines) -> dict[str, float]:
+    """A metric of predictions as `Task.predict` gives them."""
+    found, truth = ([line[key] for line in lines] for key in ("prediction", "reference"))
+    return metric.compute(predictions=found, references=truth)
+
+
+class Report:
+    """Predictions of several strategies on the same examples, strategy by strategy.
+
+    Args:
+        within: (predictions, start, stop) -> those that are decided by tokens `start` to `stop - 1`.
+        window: tokens that the source reads.
+        reach: tokens that are read at most.
+    """
+
+    def __init__(self, metric: Figures, within: Within, results: dict[str, Lines], window: int, reach: int):
+        self.metric, self.within, self.results, self.window, self.reach = metric, within, results, window, reach
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """For every strategy all that is in the tables."""
+        return {name: self._figures(lines) for name, lines in self.results.items()}
+
+    def _figures(self, lines: Lines) -> dict[str, Any]:
+        first = next(iter(self.results.values()))
+        found, truth = ([line[key] for line in lines] for key in ("prediction", "reference"))
+        figures: dict[str, Any] = {
+            **score(self.metric, lines),
+            "interval": interval_of(self.metric, found, truth),
+            "predictions": len(lines),
+            "by_position": self._by_position(lines, position_buckets(max(self.reach, self.window + 1), self.window)),
+        }
+        if lines is not first:
+            ours = [line["prediction"] for line in first]
+            figures["first_is_better_by"] = interval_of_difference(self.metric, ours, found, truth)
+        return figures
+
+    def _by_position(self, lines: Lines, edges: list[tuple[int, int]]) -> dict[str, dict[str, Any]]:
+        parts = {f"{start}-{stop - 1}": self.within(lines, start, stop) for start, stop in edges}
+        if len(edges) > 1:
+            parts[f"≥ {self.window}"] = self.within(lines, self.window, None)
+        return {
+            title: {self.metric.primary: score(self.metric, part)[self.metric.primary], "predictions": len(part)}
+            for title, part in parts.items()
+            if part
+        }
+
+    def to_markdown(self) -> str:
+        """A row for each strategy, over all folds and seeds; a second table where it is known what decides."""
+        figures, primary = self.figures(), self.metric.primary
+        first = next(iter(figures))
+        others = [name for name in self.metric.figures if name != primary]
+        titles = [f"{primary} (95 % interval)", *others, "predictions"]
+        if len(figures) > 1:
+            titles.append(f"{first} is better by (95 % interval, paired)")
+        rows = {}
+        for name, row in figures.items():
+            cells = [_with_interval(row[primary], row["interval"])]
+            cells += [*(f"{row[other]:.3f}" for other in others), str(row["predictions"])]
+            if "first_is_better_by" in row:
+                cells.append(_with_interval(figures[first][primary] - row[primary], row["first_is_better_by"], "+"))
+            rows[name] = cells
+        tables = [_table(titles, rows)]
+        buckets = figures[first]["by_position"]
+        if buckets:
+            titles = [f"{title} ({bucket['predictions']})" for title, bucket in buckets.items()]
+            rows = {
+                name: [f"{bucket[primary]:.3f}" for bucket in row["by_position"].values()]
+                for name, row in figures.items()
+            }
+            heading = f"{primary} by the token that decides, question or [CLS] counted (predictions in brackets):"
+            tables += [heading, _table(titles, rows)]
+        return "\n\n".join(tables)
+
+    def save(self, folder: str | Path) -> None:
+        """Write results.md, results.json and, where it is known what decides, by_position.png into `folder`."""
+        Path(folder, "results.md").write_text(self.to_markdown() + "\n")
+        Path(folder, "results.json").write_text(json.dumps(self.figures(), indent=2) + "\n")
+        step = max(64, self.reach // 16)
+        bins = [(start, start + step) for start in range(0, self.reach, step)]
+        drawn = {}
+        for name, lines in self.results.items():
+            parts = {(start + stop) / 2: self.within(lines, start, stop) for start, stop in bins}
+            points = [
+                (centre, score(self.metric, part)[self.metric.primary]) for centre, part in parts.items() if part
+            ]
+            if points:
+                drawn[name] = np.array(points).T
+        if drawn:
+            from ..plots import plot_by_position
+
+            title = f"{self.metric.primary} by the token that decides, over {step} tokens"
+            plot_by_position(drawn, self.window, self.reach, title, Path(folder, "by_position.png"))
+
+
+def _with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
+    low, high = interval
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _table(titles: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
+
+
+def length_histogram(lengths: list[int], window: int) -> str:
+    """How many texts have up to `window` tokens, up to 2 `window`, 4 `window`, ..."""
+    edges = [0, window]
+    while edges[-1] < max(lengths):
+        edges.append(2 * edges[-1])
+    counts, _ = np.histogram(lengths, bins=[edge + 1 if edge else 0 for edge in edges])
+    lines = [
+        f"{low + 1:>7,} - {high:<7,} {count:>6,}"
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+    return "tokens            texts\n" + "\n".join(lines)

@@ -1,0 +1,148 @@
+"""What keeps a run safe: checkpoints whole or not there, a clean stop on SIGTERM, a guard against divergence."""
+
+import collections
+import math
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.utils import logging
+
+from ..saving import publish, set_aside
+from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm
+
+
+logger = logging.get_logger(__name__)
+
+LOSSES_REMEMBERED = 100
+LOSSES_NEEDED = 20
+
+
+class DivergedError(RuntimeError):
+    """The loss or the gradient is no longer a number, or has exploded."""
+
+
+class SafeTrainer(Trainer):
+    """Trainer with whole checkpoints, a clean stop on SIGTERM and a guard against divergence.
+
+    In front of another Trainer among the bases of a class, it adds the same to that one.
+
+    Args:
+        max_loss_ratio: a step whose loss is so many times the mean of the last 100 has diverged.
+    """
+
+    def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.max_loss_ratio = max_loss_ratio
+        self.losses: collections.deque[float] = collections.deque(maxlen=LOSSES_REMEMBERED)
+        self.step_loss = 0.0
+        self.step_documents: list[str] = []
+        self.aside: Path | None = None
+        self.stopping = StopOnSigterm(self)
+        self.add_callback(self.stopping)
+
+    def train_or_stop(self, checkpoint: str | None = None) -> None:
+        """Train; a run that SIGTERM has stopped ends the process, with an exit status that says so."""
+        self.train(resume_from_checkpoint=checkpoint)
+        if self.stopping.stopped:
+            logger.warning(f"stopped by SIGTERM after step {self.state.global_step}, saved; go on with resume=auto")
+            sys.exit(SIGTERM_EXIT_STATUS)
+
+    # ---- a step
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Trainer's.
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
+        loss = super().training_step(*args, **kwargs)
+        value = loss.item()  # once: every look at a GPU's number waits for it
+        if not math.isfinite(value):
+            raise self._diverged(f"a loss of {value}")
+        self.step_loss += value
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """Called once a step, before the weights change."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # fp16's loss scaling finds its scale by overflowing, and skips those steps itself
+        if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):
+            raise self._diverged(f"a gradient norm of {float(norm)}")
+        if len(self.losses) >= LOSSES_NEEDED and self.step_loss > self.max_loss_ratio * statistics.fmean(self.losses):
+            raise self._diverged(
+                f"a loss of {self.step_loss:.4g}, more than {self.max_loss_ratio} times the mean of the last "
+                f"{len(self.losses)}"
+            )
+        self.losses.append(self.step_loss)
+        self.step_loss = 0.0
+        return norm
+
+    def _diverged(self, what: str) -> DivergedError:
+        last = get_last_checkpoint(self.args.output_dir)
+        return DivergedError(
+            f"step {self.state.global_step + 1} has {what}. Documents in it: {', '.join(self.step_documents)}. "
+            + (f"Last good checkpoint: {last}" if last else "There is no checkpoint yet")
+            + ". Look at the documents, or lower learning_rate or max_grad_norm, and go on with resume=auto"
+        )
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As Trainer's, without position tables: a row that no batch visits must stay what it is."""
+        return [name for name in super().get_decay_parameter_names(model) if "position_embeddings" not in name]
+
+    # ---- checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.aside) if self.aside else super()._get_output_dir(trial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.aside is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer's, but written aside, synced and renamed; the previous one goes once the new one is there."""
+        run, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        aside = run / ".unfinished"
+        try:
+            if self.args.should_save:  # what a killed process may have left
+                shutil.rmtree(aside, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self.aside = aside
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.state.best_model_checkpoint == str(aside / name):
+                    self.state.best_model_checkpoint = str(run / name)
+                    self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
+                set_aside(run / name, "replaced")
+                publish(aside / name, run / name)
+        finally:
+            self.aside = None
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run / name))
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def save_whole(self, folder: Path) -> None:
+        """Save the model into a folder that appears whole or not at all."""
+        aside = folder.with_name(f".{folder.name}.unfinished")
+        self.save_model(str(aside))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish(aside, folder)
+        self.accelerator.wait_for_everyone()
