@@ -37,3 +37,11 @@ demo: setup
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		train.py configs/pretrain/demo.yaml output_dir=$(OUT)
 	$(BIN)/python docs/fill_mask.py $(OUT)
+
+finetune-demo: OUT := runs/finetune-demo-$(shell date +%Y%m%d-%H%M%S)
+finetune-demo: setup
+	$(BIN)/python docs/needles.py runs/needles
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
+		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
+		finetune/question_answering.py configs/finetune/demo.yaml output_dir=$(OUT)
+	$(BIN)/longbert predict $(OUT)/long/seed-0 docs/attention.md --question 'What is the secret number of Lisbon?'

@@ -325,7 +325,7 @@ def environment(device: str) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(git("status", "--porcelain", "--", ":/modeling", ":/benchmarks/*.py")),
-        "command": without_paths(" ".join(["python", "benchmarks/attention.py", *sys.argv[1:]])),
+        "command": without_paths(" ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])),
         "hardware": {
             "processor": processor[1] if processor else platform.machine(),
             "cores": os.cpu_count(),

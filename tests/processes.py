@@ -1,4 +1,4 @@
-"""Runs of train.py in processes of their own that can be killed at any moment, for tests of what survives."""
+"""Runs of the scripts in processes of their own that can be killed at any moment, for tests of what survives."""
 
 import json
 import multiprocessing
@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 # a server that has imported everything once forks each run in no time, and clean of this process's threads
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "transformers", "datasets", "longbert.training.pretraining"])
+_context.set_forkserver_preload(["torch", "transformers", "datasets", "longbert.finetuning.question_answering"])
 
 
 def write_settings(folder: Path, source: Path, **changes) -> Path:
@@ -44,7 +45,9 @@ def write_settings(folder: Path, source: Path, **changes) -> Path:
     return file
 
 
-def _child(argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None) -> None:
+def _child(
+    script: str, argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None
+) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -52,12 +55,12 @@ def _child(argv: list[str], log: Path, environment: dict[str, str], before: Call
     sys.path.insert(0, str(ROOT))
     if before:
         before()
-    sys.argv = ["train.py", *argv]
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    sys.argv = [script, *argv]
+    runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
-def train(*argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tuple[int, str]:
-    """Run train.py; `before` runs first in the new process.
+def run(script: str, *argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tuple[int, str]:
+    """Run a script; `before` runs first in the new process.
 
     Returns:
         The exit status, negative for a signal, and what was printed; of several ranks those of the first.
@@ -73,7 +76,7 @@ def train(*argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tu
         if ranks > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = _context.Process(target=_child, args=(list(map(str, argv)), log, environment, before))
+        process = _context.Process(target=_child, args=(script, list(map(str, argv)), log, environment, before))
         process.start()
         processes.append(process)
     processes[0].join()
@@ -82,6 +85,9 @@ def train(*argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tu
         if process.exitcode is None:
             process.kill()  # as a launcher does when one rank is gone
     return processes[0].exitcode, log.read_text(errors="replace")
+
+
+train = partial(run, "train.py")
 
 
 def result(file: Path) -> tuple[bytes, list[tuple]]:

@@ -1,6 +1,7 @@
 """Documents to rows: nothing is lost, and a row's masks depend on its key alone."""
 
 import json
+import random
 
 import datasets
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
 from longbert.data.documents import load_documents, resolve_path, split_held_out
 from longbert.data.masking import RowMasker, TokenMasker, collate
-from longbert.data.rows import RowCount, RowSettings, make_rows, split_sentences, tokenize
+from longbert.data.rows import FRAME, RowCount, RowSettings, make_rows, split_sentences, tokenize
 
 
 TEXTS = ["one two three four five six seven", "a b c d e f g h i j k l m n", "x"]
@@ -212,7 +213,7 @@ def test_processes_share_the_steps(kind, plan):
 def test_every_row_is_used_before_any_is_used_again(plan):
     made = plan()
     rows = made.phases[1].rows
-    order = made._order(1, 0).tolist()
+    order = made._order(1, 0)
     assert sorted(order) == list(range(len(rows))) != order
     assert len(rows) == 25  # odd, so that a micro-batch of two lies in both epochs
     batches = [made[index]["documents"] for index in range(6, 22)]
@@ -225,6 +226,45 @@ def test_a_phase_has_rows_of_its_length_and_as_many_tokens(plan):
     widths = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in plan()]
     assert all(rows == 4 and width <= 16 for rows, width in widths[:6])
     assert all(rows == 2 and width <= 32 for rows, width in widths[6:])
+
+
+@pytest.fixture
+def grouped(tokenizer):
+    """A plan over 200 texts of 3 to 60 tokens, as `train_sampling_strategy: group_by_length` makes it, and without."""
+    draw = random.Random(0)
+    lengths = [draw.randint(3, 60) for _ in range(200)]
+    texts = {"texts": [[[7] * (length - FRAME)] for length in lengths], "documents": [[str(n)] for n in range(200)]}
+    rows = datasets.Dataset.from_dict(texts)
+    masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.3))
+
+    def make(by_length=True, seed=1):
+        return TrainingPlan([Phase(100, 60, 4, rows, masker, lengths if by_length else None)], 1, seed)
+
+    return make
+
+
+def test_grouping_by_length_uses_every_row_once_an_epoch_and_wastes_less(grouped):
+    batches = list(grouped())
+    names = [name for batch in batches for name in batch["documents"]]
+    assert len(batches) == 100
+    assert sorted(names[:200]) == sorted(names[200:]) == sorted(map(str, range(200)))
+    assert names[:200] != names[200:]
+
+    def padding(plan):
+        masks = [batch["attention_mask"] for batch in plan]
+        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+    assert padding(grouped()) < 0.1 < 0.25 < padding(grouped(by_length=False))
+
+
+def test_grouping_by_length_is_drawn_from_the_seed_alone_and_so_resumes(grouped):
+    whole = [str(batch) for batch in grouped()]
+    torch.manual_seed(5)
+    resumed = grouped()
+    assert [str(resumed[index]) for index in range(60, 100)] == whole[60:]
+    shares = [[str(batch) for batch in plan_loader(grouped(), rank, 2)] for rank in range(2)]
+    assert shares == [whole[0::2], whole[1::2]]
+    assert [str(batch) for batch in grouped(seed=2)] != whole
 
 
 def test_packed_texts_do_not_see_each_other(plan, tiny_source):

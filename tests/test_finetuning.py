@@ -1,36 +1,48 @@
 """Fine-tuning: what goes in is checked, metrics are right, every strategy learns what it can see, runs resume."""
 
+import io
 import json
-import os
 import random
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 import yaml
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from processes import run
+from sentence_transformers import SentenceTransformerTrainingArguments
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
+from longbert import (
+    LongBertConfig,
+    LongBertForMaskedLM,
+    LongBertForQuestionAnswering,
+    LongBertForSequenceClassification,
+    LongBertForTokenClassification,
+)
 from longbert.arguments import ModelArguments, parse_config
+from longbert.cli import main
 from longbert.finetuning import metrics
 from longbert.finetuning.classification import ClassificationArguments
+from longbert.finetuning.embedding import EmbeddingArguments
 from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits, read_examples
 from longbert.finetuning.loop import FinetuningArguments
+from longbert.finetuning.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
 from longbert.finetuning.reading import STRATEGIES
 from longbert.finetuning.report import length_histogram
+from longbert.finetuning.retrieval import RetrievalArguments
+from longbert.finetuning.token_classification import TokenClassificationArguments
 
 
 ROOT = Path(__file__).parents[1]
 
 
-def finetune(script: str, file: Path, *overrides: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "finetune" / script, file, *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+def finetune(script: str, file: Path, *overrides: str) -> tuple[int, str]:
+    """The exit status and what was printed."""
+    return run(f"finetune/{script}.py", file, *overrides)
 
 
 # metrics
@@ -60,6 +72,27 @@ def test_multi_label_and_regression_figures():
     assert found == {"macro_f1": pytest.approx((2 / 3 + 1) / 2), "micro_f1": pytest.approx(0.8), "accuracy": 0.5}
     found = metrics.RegressionMetric().compute(predictions=[1.0, 2.0, 3.0], references=[2.0, 4.0, 6.0])
     assert found == {"pearson": pytest.approx(1), "spearman": pytest.approx(1), "rmse": pytest.approx(np.sqrt(14 / 3))}
+
+
+@pytest.mark.parametrize(
+    ("metric", "predictions", "references"),
+    [
+        (metrics.SingleLabelMetric, [0, 1, 1, 2], [0, 1, 2, 2]),
+        (metrics.ChoiceMetric, [0, 1, 1, 2], [0, 1, 2, 2]),
+        (metrics.MultiLabelMetric, [[1, 0], [1, 1], [0, 0]], [[1, 0], [0, 1], [1, 0]]),
+        (metrics.RegressionMetric, [1.0, 2.0, 4.0], [2.0, 5.0, 6.0]),
+        (metrics.SpanMetric, ["a black cat", "x", ""], [["cat"], ["x", "y"], []]),
+        (metrics.EntityMetric, [["B-A", "I-A"], ["O", "B-B"]], [["B-A", "O"], ["O", "B-B"]]),
+        (metrics.WordMetric, [["x", "y"], ["x"]], [["x", "x"], ["x"]]),
+        (metrics.RetrievalMetric, [["a", "b"], ["a", "b"]], [["a"], ["b"]]),
+    ],
+)
+def test_what_is_resampled_is_the_metric(metric, predictions, references):
+    whole = metric().resampling(predictions, references)(np.arange(len(references)))
+    assert whole == pytest.approx(metric().compute(predictions=predictions, references=references)[metric.primary])
+    first = metric().resampling(predictions, references)(np.array([0, 0, 1]))
+    drawn = {"predictions": [predictions[i] for i in (0, 0, 1)], "references": [references[i] for i in (0, 0, 1)]}
+    assert first == pytest.approx(metric().compute(**drawn)[metric.primary])
 
 
 @pytest.mark.parametrize(
@@ -144,8 +177,17 @@ def test_one_label_is_none():
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_config_can_be_resolved(file):
     (script,) = re.findall(r"accelerate launch finetune/(\w+)\.py", file.read_text())
-    task = {"classification": ClassificationArguments, "question_answering": QuestionAnsweringArguments}[script]
-    model, _, run, args = parse_config([str(file)], ModelArguments, task, FinetuningArguments, TrainingArguments)
+    task = {
+        "classification": ClassificationArguments,
+        "question_answering": QuestionAnsweringArguments,
+        "multiple_choice": MultipleChoiceArguments,
+        "token_classification": TokenClassificationArguments,
+        "embedding": RetrievalArguments,
+    }[script]
+    run_types = (FinetuningArguments, TrainingArguments)
+    if script == "embedding":
+        run_types = (EmbeddingArguments, SentenceTransformerTrainingArguments)
+    model, _, run, args = parse_config([str(file)], ModelArguments, task, *run_types)
     assert model.max_position_embeddings > 512
     assert {"long", "truncate"} <= {*run.strategies}
     assert args.load_best_model_at_end
@@ -198,43 +240,90 @@ def settings(desk, tiny_source, tmp_path) -> Path:
 
 
 def test_who_sees_the_end_can_tell_and_who_does_not_cannot(settings, tmp_path):
-    done = finetune("classification.py", settings)
-    assert done.returncode == 0, done.stderr
+    status, printed = finetune("classification", settings)
+    assert status == 0, printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["long"]["accuracy"] > 0.95
     assert results["chunk-pool"]["accuracy"] > 0.95
     assert results["head-tail"]["accuracy"] > 0.95
     assert results["truncate"]["accuracy"] < 0.75
-    assert "tokens            texts" in done.stdout
-    assert (tmp_path / "run" / "results.md").read_text() in done.stdout
+    assert "tokens            texts" in printed
+    assert (tmp_path / "run" / "results.md").read_text() in printed
     lines = (tmp_path / "run" / "long" / "seed-42" / "predictions" / "test.jsonl").read_text().splitlines()
     assert len(lines) == 60
     assert set(json.loads(lines[0])["scores"]) == {"yes", "no"}
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "long" / "seed-42")
+    run_folder = tmp_path / "run" / "long" / "seed-42"
+    (state,) = (
+        json.loads(file.read_text()) for file in sorted(run_folder.glob("checkpoint-*/trainer_state.json"))[-1:]
+    )
+    best = Path(state["best_model_checkpoint"])
+    assert (run_folder / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
+    model = AutoModelForSequenceClassification.from_pretrained(run_folder)
     assert model.config.id2label == {0: "no", 1: "yes"}
-    check_predictions(tmp_path / "run" / "long" / "seed-42", tmp_path)
     # finished runs are kept
-    again = finetune("classification.py", settings, "resume=auto")
-    assert again.returncode == 0, again.stderr
-    assert "Map" not in again.stderr.split("seed")[-1] and "epoch" not in again.stdout
-    assert (tmp_path / "run" / "results.md").read_text() in again.stdout
-    assert "already holds something" in finetune("classification.py", settings).stderr
+    status, printed = finetune("classification", settings, "resume=auto")
+    assert status == 0, printed
+    assert "epoch" not in printed
+    assert (tmp_path / "run" / "results.md").read_text() in printed
+    assert "already holds something" in finetune("classification", settings)[1]
 
 
-def check_predictions(model: Path, folder: Path) -> None:
-    """`longbert predict` over files and standard input, one text within the reach and one past it."""
+@pytest.fixture
+def fine_tuned(tiny_source, tmp_path) -> Callable[..., Path]:
+    """The folder of a model with a head, its weights random, that reads 256 tokens."""
+
+    def make(model_class: type, **settings) -> Path:
+        config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=256, **settings)
+        model_class.from_pretrained(tiny_source, config=config).save_pretrained(tmp_path / "model")
+        AutoTokenizer.from_pretrained(tiny_source).save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+def test_predictions_of_files_and_of_standard_input(fine_tuned, tmp_path, capsys, caplog, monkeypatch):
+    model = fine_tuned(LongBertForSequenceClassification, id2label={0: "no", 1: "yes"})
     texts = {"long": "state " * 100 + "gold " * 40, "longer": "iron " * 300}
     for name, text in texts.items():
-        (folder / f"{name}.txt").write_text(text)
-    command = [sys.executable, "-m", "longbert.cli", "predict", str(model)]
-    done = subprocess.run([*command, str(folder / "*.txt")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["prediction"] for line in lines] == ["yes", "no"]
-    assert [(line["tokens"], line["read_whole"]) for line in lines] == [(142, True), (302, False)]
-    assert "longer.txt has 302 tokens, this model reaches 256" in done.stderr
-    done = subprocess.run([*command, "-"], input=texts["long"], capture_output=True, text=True)
-    assert json.loads(done.stdout)["scores"] == pytest.approx(lines[0]["scores"])
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert main(["predict", str(model), str(tmp_path / "*.txt")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["tokens"], line["read_at_once"]) for line in lines] == [(142, True), (302, False)]
+    assert {line["prediction"] for line in lines} <= {"yes", "no"}
+    assert "longer.txt has 302 tokens, this model reaches 256" in caplog.text
+    monkeypatch.setattr("sys.stdin", io.StringIO(texts["long"]))
+    assert main(["predict", str(model), "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(lines[0]["scores"])
+
+
+def test_words_of_a_text_past_the_reach_are_labelled_where_they_stand(fine_tuned, tmp_path, capsys):
+    labels = {0: "B-METAL", 1: "I-METAL"}  # a random model that could say O might say nothing else
+    model = fine_tuned(LongBertForTokenClassification, id2label=labels)
+    text = "Iron, steel; gold. " * 100
+    (tmp_path / "text.txt").write_text(text)
+    assert main(["predict", str(model), str(tmp_path / "text.txt")]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert not line["read_at_once"]
+    assert len(line["scores"]) == 600
+    assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in line["prediction"])
+    assert sum(len(re.findall(r"\w+|[^\w\s]", entity["text"])) for entity in line["prediction"]) == 600
+
+
+def test_a_question_is_asked_of_every_text(fine_tuned, tmp_path, capsys):
+    model = fine_tuned(LongBertForQuestionAnswering)
+    (tmp_path / "text.txt").write_text("state union " * 200)
+    assert main(["predict", str(model), str(tmp_path / "text.txt")]) == 2
+    assert "--question" in capsys.readouterr().err
+    assert main(["predict", str(model), str(tmp_path / "text.txt"), "--question", "which state?"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert all(answer["text"] in "state union " * 200 for answer in line["scores"]["n_best"])
+
+
+def test_a_model_that_is_not_fine_tuned_predicts_nothing(fine_tuned, tmp_path, capsys):
+    model = fine_tuned(LongBertForMaskedLM)
+    (tmp_path / "text.txt").write_text("state")
+    assert main(["predict", str(model), str(tmp_path / "text.txt")]) == 2
+    assert "got a LongBertForMaskedLM" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -246,9 +335,9 @@ def check_predictions(model: Path, folder: Path) -> None:
 )
 def test_examples_that_cannot_be_used_are_refused_before_training(change, message, desk, settings, tmp_path):
     file = write(tmp_path / "bad.jsonl", [{"body": "fine", "kind": "yes"}, change])
-    done = finetune("classification.py", settings, f"test_file={file}")
-    assert done.returncode == 1
-    assert message in done.stderr
+    status, printed = finetune("classification", settings, f"test_file={file}")
+    assert status == 1
+    assert message in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -273,8 +362,8 @@ def test_several_labels_and_numbers(kind, settings, tmp_path):
         "learning_rate=1e-3",
         "hidden_dropout_prob=0.0",
     )
-    done = finetune("classification.py", settings, f"train_file={file}", *changes)
-    assert done.returncode == 0, done.stderr
+    status, printed = finetune("classification", settings, f"train_file={file}", *changes)
+    assert status == 0, printed
     (result,) = json.loads((tmp_path / "run" / "results.json").read_text()).values()
     assert result["micro_f1" if kind == "several labels" else "pearson"] > 0.9
 
@@ -324,12 +413,19 @@ def question_settings(tiny_source, tmp_path) -> Path:
 
 
 def test_answers_are_found_where_truncation_cannot_see_them(question_settings, tmp_path):
-    done = finetune("question_answering.py", question_settings)
-    assert done.returncode == 0, done.stderr
+    status, printed = finetune("question_answering", question_settings)
+    assert status == 0, printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["long"]["exact_match"] > 0.9
     assert results["chunk-pool"]["exact_match"] > 0.9
     assert results["truncate"]["exact_match"] < 0.8
+    low, high = results["truncate"]["first_is_better_by"]
+    assert 0 < low < results["long"]["f1"] - results["truncate"]["f1"] < high
+    late = {name: row["by_position"]["≥ 64"] for name, row in results.items()}
+    assert late["long"]["f1"] > 0.9 and late["truncate"]["f1"] < 0.6
+    buckets = [bucket["predictions"] for title, bucket in results["long"]["by_position"].items() if "≥" not in title]
+    assert sum(buckets) == results["long"]["predictions"] == 40
+    assert (tmp_path / "run" / "by_position.png").stat().st_size > 10_000
     lines = (tmp_path / "run" / "long" / "seed-42" / "predictions" / "test.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert len(first["scores"]["n_best"]) == 5
@@ -340,13 +436,13 @@ def test_an_answer_that_is_not_there_is_refused(question_settings, tmp_path):
     example = needle(random.Random(1), 0, 50)
     example["answers"]["answer_start"][0] += 1
     file = write(tmp_path / "bad.jsonl", [example])
-    done = finetune("question_answering.py", question_settings, f"test_file={file}")
-    assert done.returncode == 1
-    assert "is not at character" in done.stderr
-    assert (
-        "head-tail would tear"
-        in finetune("question_answering.py", question_settings, "strategies=[long,head-tail]").stderr
-    )
+    status, printed = finetune("question_answering", question_settings, f"test_file={file}")
+    assert status == 1
+    assert "is not at character" in printed
+    _, printed = finetune("question_answering", question_settings, "strategies=[long,head-tail]")
+    assert "head-tail would tear" in printed
+    _, printed = finetune("question_answering", question_settings, "stride=0")
+    assert "longer than the stride of 0" in printed
 
 
 def test_articles_are_merged(tmp_path):

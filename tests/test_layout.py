@@ -43,6 +43,12 @@ ORDER = [
     "finetuning.loop",
     "finetuning.classification",
     "finetuning.question_answering",
+    "finetuning.token_classification",
+    "finetuning.multiple_choice",
+    "finetuning.retrieval",
+    "finetuning.encoders",
+    "finetuning.contrastive",
+    "finetuning.embedding",
     "finetuning.predicting",
     "cli",
 ]

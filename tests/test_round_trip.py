@@ -143,6 +143,19 @@ def test_a_text_does_not_depend_on_its_batch_nor_its_padding(settings, side, ber
         assert_close(together[row : row + 1, text], alone)
 
 
+@pytest.mark.parametrize("attention", ["longbert", "sdpa", "eager"])
+def test_a_classifier_reads_the_mean_of_a_texts_own_tokens(attention, bert):
+    settings = INITS["learned-extended-tile"] | {"classifier_pooling": "mean"}
+    model = extended(bert(), "ForSequenceClassification", settings, attn_implementation=attention)
+    inputs = batch(LONG) | {"attention_mask": (torch.arange(LONG) < torch.tensor([[LONG], [N]])).long()}
+    states = outputs(model.bert, **inputs)["last_hidden_state"]
+    means = torch.stack((states[0].mean(0), states[1, :N].mean(0)))
+    pooled = torch.tanh(means @ model.bert.pooler.dense.weight.T + model.bert.pooler.dense.bias)
+    expected = (pooled @ model.classifier.weight.T + model.classifier.bias).detach()
+    assert_close(outputs(model, **inputs)["logits"], expected)
+    assert_close(model(**inputs, return_dict=False)[0], expected)
+
+
 @every_type
 def test_a_text_does_not_depend_on_what_it_is_packed_with(settings, bert):
     model = extended(bert(), "ForMaskedLM", settings)

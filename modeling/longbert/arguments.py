@@ -41,6 +41,7 @@ class ModelArguments:
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
     hidden_dropout_prob: float | None = described(None, "dropout")
+    classifier_pooling: str | None = described(None, "what a classifier reads: cls, or mean of all tokens")
 
     def __post_init__(self) -> None:
         if not self.model:

@@ -136,31 +136,30 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "predict", help="run a fine-tuned classifier over long documents, a line of json each"
-    )
+    command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
     command.add_argument("model")
     command.add_argument("data", nargs="+", help="files, globs, folders as of evaluate; - for one text on stdin")
     command.add_argument("--text-column", default="text")
+    command.add_argument("--question", help="what a question-answering model is asked of every text")
     command.set_defaults(run=run_predict)
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
+    import datasets
+
     from .checkpoints import load
     from .data.documents import load_documents
-    from .finetuning.predicting import predict_documents
-    from .modeling_longbert import LongBertForSequenceClassification
+    from .finetuning.predicting import predict_texts
 
+    datasets.disable_progress_bars()
     model, tokenizer = load(arguments.model)
-    if not isinstance(model, LongBertForSequenceClassification):
-        raise ValueError(f"{arguments.model} holds a {type(model).__name__}: predict needs a fine-tuned classifier")
     if arguments.data == ["-"]:
-        documents = [("stdin", sys.stdin.read())]
+        texts = [("stdin", sys.stdin.read())]
     else:
         loaded = load_documents(arguments.data, arguments.text_column)
-        documents = list(zip(loaded["document"], loaded["text"], strict=True))
-    for line in predict_documents(model, tokenizer, documents):
-        print(json.dumps(line), flush=True)
+        texts = list(zip(loaded["document"], loaded["text"], strict=True))
+    for line in predict_texts(model, tokenizer, texts, arguments.question):
+        print(json.dumps(line, ensure_ascii=False), flush=True)
     return 0
 
 

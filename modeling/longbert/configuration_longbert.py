@@ -5,7 +5,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
@@ -44,6 +44,8 @@ class LongBertConfig(BertConfig):
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
         full_attention_layers: layers that read in full in spite of the window.
+        classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
+            all tokens, as sentence encoders are trained to.
         zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
 
     Raises:
@@ -61,6 +63,7 @@ class LongBertConfig(BertConfig):
     attention_window: int | None = None
     global_tokens: int = 1
     full_attention_layers: list[int] | None = None
+    classifier_pooling: Literal["cls", "mean"] = "cls"
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.pretrained_positions == 0:

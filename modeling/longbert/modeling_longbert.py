@@ -97,6 +97,14 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
             refuse_source(pretrained_model_name_or_path, config, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
+    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As transformers', but under the names that the model has, not those of the file it was read from.
+
+        Old checkpoints, bert-base-uncased among them, call LayerNorm's weights gamma and beta, and transformers'
+        Trainer would not find these again in its own checkpoints: it resumed, and chose its best model, without them.
+        """
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
     def _logits(
         self,
         predict: Callable[[torch.Tensor], torch.Tensor],
@@ -190,6 +198,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         global_attention_mask: torch.Tensor | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         """As `BertModel.forward`, but for one argument, and positions that count from the first attended token.
@@ -204,13 +213,26 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         Raises:
             ValueError: the input is longer than `config.max_position_embeddings`.
         """
-        tokens = input_ids if input_ids is not None else inputs_embeds
         inputs = {
             "input_ids": input_ids,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        output = self._encode(inputs, attention_mask, global_attention_mask, **kwargs, return_dict=True)
+        if self.config.classifier_pooling == "mean" and self.pooler is not None:
+            output.pooler_output = self.pooler(mean_of_texts(output.last_hidden_state, attention_mask)[:, None])
+        return self._returned(output, return_dict)
+
+    def _encode(
+        self,
+        inputs: dict[str, torch.Tensor | None],
+        attention_mask: torch.Tensor | None,
+        global_attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """Choose how the attention is told who sees whom."""
+        tokens = inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]
         if tokens is None:
             return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
         # a decoder's; transformers 5.24 renamed it
@@ -219,12 +241,12 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         if self.config.is_decoder or (attention_mask is not None and attention_mask.dim() != 2):
             return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
         if attention_mask is not None:
-            inputs |= self._place(attention_mask, position_ids, token_type_ids)
+            inputs |= self._place(attention_mask, inputs["position_ids"], inputs["token_type_ids"])
         window = self._window(tokens.shape[1])
         if self._needs_plain_masks(kwargs):
-            masks = self._plain_masks(attention_mask, position_ids, global_attention_mask, tokens, window)
+            masks = self._plain_masks(attention_mask, inputs["position_ids"], global_attention_mask, tokens, window)
             return super().forward(**inputs, **masks, **kwargs)
-        texts = text_ids(attention_mask, position_ids, tokens.shape[:2])
+        texts = text_ids(attention_mask, inputs["position_ids"], tokens.shape[:2])
         if texts is None and window is None and self.sequence_group is None:
             return super().forward(**inputs, **kwargs)
         if texts is None:
@@ -237,9 +259,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         flattening: Flattening,
         global_attention_mask: torch.Tensor | None,
         window: Window | None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Run the encoder on the real tokens alone, as one row."""
         if inputs["position_ids"] is None:
             inputs["position_ids"] = self.embeddings.position_ids[:, : flattening.shape[1]]
@@ -248,7 +269,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         flat = {name: flattening.flatten(tensor) for name, tensor in inputs.items()}
         if shard is not None:
             flat = {name: shard.take(tensor) for name, tensor in flat.items()}
-        output = super().forward(**flat, layout=layout, return_dict=True, **kwargs)
+        output = super().forward(**flat, layout=layout, **kwargs)
 
         def whole(states: torch.Tensor) -> torch.Tensor:
             return flattening.pad(states if shard is None else shard.gather(states, dim=1))
@@ -258,7 +279,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             output.hidden_states = tuple(map(whole, output.hidden_states))
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state)
-        return self._returned(output, return_dict)
+        return output
 
     def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
         return (
@@ -334,6 +355,14 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
         return {"position_ids": position_ids, "token_type_ids": token_type_ids}
+
+
+def mean_of_texts(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean vector `[batch_size, hidden_size]` of each text's own tokens."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return hidden_states.mean(dim=1)
+    real = attention_mask[:, :, None].to(hidden_states.dtype)
+    return (hidden_states * real).sum(dim=1) / real.sum(dim=1)
 
 
 class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
@@ -438,7 +467,7 @@ class LongBertForNextSentencePrediction(LongBertPreTrainedModel, BertForNextSent
 
 
 class LongBertForSequenceClassification(LongBertPreTrainedModel, BertForSequenceClassification):
-    """Classification or regression of a whole text from the pooled [CLS]."""
+    """Classification or regression of a whole text, from [CLS] or the mean of all tokens (`classifier_pooling`)."""
 
 
 class LongBertForTokenClassification(LongBertPreTrainedModel, BertForTokenClassification):

@@ -18,30 +18,39 @@ from ..training.pretraining import Source, checkpoint_activations
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
 from .examples import Split
-from .reading import STRATEGIES
+from .reading import STRATEGIES, Strategy
 from .report import Report, length_histogram, score
 from .task import Task
 
 
 @dataclass(kw_only=True)
-class FinetuningArguments:
-    """How a long document is read, and how a run is kept safe."""
+class RunArguments:
+    """How far a long document is read, and how a run is kept safe."""
 
-    strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(STRATEGIES)}")
     max_length: int | None = described(None, "tokens that `long` reads; by default all that the model reaches")
-    seeds: int = described(1, "runs of each strategy and fold, with seed, seed + 1, ...")
-    train_only: list[str] = described(["all"], "all, positions, or regular expressions for parameter names")
     checkpoint_from: int = described(4096, "texts of this many tokens or more train with gradient checkpointing")
     early_stopping_patience: int | None = described(None, "evaluations without gain before a run stops")
     resume: str | None = described(None, "auto: keep finished runs, go on with the one that was stopped")
     max_loss_ratio: float = described(10.0, "stop where a loss is so many times the mean of the last 100 steps")
 
     def __post_init__(self) -> None:
+        if self.resume not in (None, "auto"):
+            raise ValueError(f"resume must be auto or left out, got {self.resume!r}")
+
+
+@dataclass(kw_only=True)
+class FinetuningArguments(RunArguments):
+    """How a long document is read, and how a run is kept safe."""
+
+    strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(STRATEGIES)}")
+    seeds: int = described(1, "runs of each strategy and fold, with seed, seed + 1, ...")
+    train_only: list[str] = described(["all"], "all, positions, or regular expressions for parameter names")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown or not self.strategies:
             raise ValueError(f"strategies must be of {', '.join(STRATEGIES)}, got {unknown}")
-        if self.resume not in (None, "auto"):
-            raise ValueError(f"resume must be auto or left out, got {self.resume!r}")
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
@@ -90,9 +99,14 @@ def run_task(
         print(report.to_markdown())
 
 
-def _long_length(source: Source, run_args: FinetuningArguments) -> int:
+def _long_length(source: Source, run_args: RunArguments) -> int:
     reach = source.config.max_position_embeddings
     return min(run_args.max_length or reach, reach)
+
+
+def length_at_once(strategy: Strategy, source: Source, run_args: RunArguments) -> int:
+    """Tokens that a strategy reads at once."""
+    return _long_length(source, run_args) if strategy.extended else source.native.pretrained_positions
 
 
 def _one_run(
@@ -106,14 +120,12 @@ def _one_run(
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Train, choose the best checkpoint, predict the test set; what is finished is read instead."""
-    finished = folder / "predictions"
-    if run_args.resume and damage(finished) is None:
-        return [json.loads(line) for line in (finished / "test.jsonl").read_text().splitlines()]
+    if run_args.resume and (kept := kept_predictions(folder)) is not None:
+        return kept
     set_seed(seed)
     strategy = STRATEGIES[name]
-    long_length = _long_length(source, run_args)
-    max_length = long_length if strategy.extended else source.native.pretrained_positions
-    encoder = task.encoder(strategy, max_length, long_length)
+    max_length = length_at_once(strategy, source, run_args)
+    encoder = task.encoder(strategy, max_length, _long_length(source, run_args))
     model = task.build(source, strategy)
     # a baseline has no positions past its source's
     baseline_trains = ["all"] if run_args.train_only == ["positions"] else run_args.train_only
@@ -136,12 +148,24 @@ def _one_run(
     trainer.save_model()
     predictions = task.predict(trainer.model, split.test, encoder)
     if trainer.is_world_process_zero():
-        with written_aside(finished) as aside:
-            (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions))
+        keep_predictions(folder, predictions)
     trainer.accelerator.wait_for_everyone()
     if args.push_to_hub:
         trainer.push_to_hub()
     return predictions
+
+
+def kept_predictions(folder: Path) -> list[dict[str, Any]] | None:
+    """What a finished run has predicted; None where it is not finished."""
+    if damage(folder / "predictions") is not None:
+        return None
+    return [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text().splitlines()]
+
+
+def keep_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
+    """Mark a run as finished."""
+    with written_aside(folder / "predictions") as aside:
+        (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions))
 
 
 def _plan(

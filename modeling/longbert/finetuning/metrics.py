@@ -5,10 +5,13 @@ scipy and seqeval.
 """
 
 import collections
+import math
+import operator
 import re
 import string
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -35,12 +38,18 @@ class Figures(evaluate.Metric):
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
 
+    def counts(self, prediction: Any, reference: Any) -> tuple[float, float]:
+        """What an example adds to the two sums whose ratio is the primary figure."""
+        raise NotImplementedError
+
     def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """The primary figure of the examples with given numbers, which may repeat."""
+        """The primary figure of the examples with given numbers, which may repeat: each is looked at once, so that
+        thousands of draws cost nothing."""
+        counts = np.array([self.counts(*pair) for pair in zip(predictions, references, strict=True)], dtype=float)
 
         def primary(chosen: np.ndarray) -> float:
-            truth, found = ([values[index] for index in chosen] for values in (references, predictions))
-            return float(self.figures[self.primary](truth, found))
+            part, whole = counts[chosen].sum(axis=0)
+            return float(part / whole) if whole else 0.0
 
         return primary
 
@@ -56,8 +65,19 @@ class SingleLabelMetric(Figures):
         "mcc": matthews_corrcoef,
     }
 
+    def counts(self, prediction: int, reference: int) -> tuple[float, float]:
+        """Whether it is right, and 1."""
+        return prediction == reference, 1
+
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Value("int64"), datasets.Value("int64"), str(self.__doc__))
+
+
+class ChoiceMetric(SingleLabelMetric):
+    """Accuracy of choices by number; a number means another thing in every example, so there are no classes."""
+
+    primary = "accuracy"
+    figures = {"accuracy": accuracy_score}
 
 
 class MultiLabelMetric(Figures):
@@ -69,6 +89,10 @@ class MultiLabelMetric(Figures):
         "macro_f1": lambda truth, found: f1_score(np.array(truth), np.array(found), average="macro", zero_division=0),
         "accuracy": lambda truth, found: accuracy_score(np.array(truth), np.array(found)),
     }
+
+    def counts(self, prediction: list[int], reference: list[int]) -> tuple[float, float]:
+        """Twice the labels that are right, and those found and those true."""
+        return 2 * sum(map(operator.and_, prediction, reference)), sum(prediction) + sum(reference)
 
     def _info(self) -> evaluate.MetricInfo:
         vector = datasets.Sequence(datasets.Value("int64"))
@@ -84,6 +108,11 @@ class RegressionMetric(Figures):
         "spearman": lambda truth, found: spearmanr(found, truth).statistic,
         "rmse": root_mean_squared_error,
     }
+
+    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
+        """A correlation is no ratio of sums, but quickly computed."""
+        pairs = np.array([predictions, references])
+        return lambda chosen: float(np.corrcoef(pairs[:, chosen])[0, 1])
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Value("float64"), datasets.Value("float64"), str(self.__doc__))
@@ -102,10 +131,9 @@ class SpanMetric(Figures):
         "f1": lambda truth, found: fmean(f1 for _, f1 in map(span_scores, found, truth)),
     }
 
-    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """As every metric's, with each example scored once."""
-        scores = np.array([f1 for _, f1 in map(span_scores, predictions, references)])
-        return lambda chosen: float(scores[chosen].mean())
+    def counts(self, prediction: str, reference: list[str]) -> tuple[float, float]:
+        """Its F1, and 1."""
+        return span_scores(prediction, reference)[1], 1
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -123,20 +151,66 @@ class EntityMetric(Figures):
         "accuracy": seqeval.metrics.accuracy_score,
     }
 
-    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """As every metric's, with each example's entities counted once."""
-        pairs = [tuple(map(set, map(get_entities, pair))) for pair in zip(predictions, references, strict=True)]
-        counts = np.array([(len(found & truth), len(found) + len(truth)) for found, truth in pairs])
-
-        def f1(chosen: np.ndarray) -> float:
-            right, all_ = counts[chosen].sum(axis=0)
-            return float(2 * right / all_) if all_ else 0.0
-
-        return f1
+    def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
+        """Twice the entities that are right, and those found and those true."""
+        found, truth = (set(get_entities(labels)) for labels in (prediction, reference))
+        return 2 * len(found & truth), len(found) + len(truth)
 
     def _info(self) -> evaluate.MetricInfo:
         labels = datasets.Sequence(datasets.Value("string"))
         return _info(labels, labels, str(self.__doc__))
+
+
+class WordMetric(Figures):
+    """Accuracy and macro F1 of words, those of all examples together, by their labels."""
+
+    primary = "accuracy"
+    figures = {
+        "accuracy": lambda truth, found: accuracy_score([*chain(*truth)], [*chain(*found)]),
+        "macro_f1": lambda truth, found: f1_score(
+            [*chain(*truth)], [*chain(*found)], average="macro", zero_division=0
+        ),
+    }
+
+    def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
+        """The words that are right, and all."""
+        return sum(map(operator.eq, prediction, reference)), len(reference)
+
+    def _info(self) -> evaluate.MetricInfo:
+        labels = datasets.Sequence(datasets.Value("string"))
+        return _info(labels, labels, str(self.__doc__))
+
+
+class RetrievalMetric(Figures):
+    """nDCG@10 (Järvelin and Kekäläinen 2002, doi 10.1145/582415.582418, binary gains) and the recall of the first and
+    of the first ten, of ranked document ids, as BEIR averages them over queries (Thakur et al. 2021, arXiv
+    2104.08663)."""
+
+    primary = "ndcg_at_10"
+    figures = {
+        "ndcg_at_10": lambda truth, found: fmean(map(ndcg, found, truth)),
+        "recall_at_1": lambda truth, found: fmean(map(partial(recall, k=1), found, truth)),
+        "recall_at_10": lambda truth, found: fmean(map(recall, found, truth)),
+    }
+
+    def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
+        """Its gain, and 1."""
+        return ndcg(prediction, reference), 1
+
+    def _info(self) -> evaluate.MetricInfo:
+        ids = datasets.Sequence(datasets.Value("string"))
+        return _info(ids, ids, str(self.__doc__))
+
+
+def ndcg(ranked: list[str], relevant: list[str], k: int = 10) -> float:
+    """The discounted gain of the first `k` of a ranking, as a share of the best possible."""
+    gain = sum(1 / math.log2(rank + 2) for rank, name in enumerate(ranked[:k]) if name in relevant)
+    return gain / sum(1 / math.log2(rank + 2) for rank in range(min(len(relevant), k)))
+
+
+def recall(ranked: list[str], relevant: list[str], k: int = 10) -> float:
+    """The share of what is relevant that the first `k` of a ranking hold."""
+    return len({*ranked[:k]} & {*relevant}) / len(relevant)
 
 
 def span_scores(prediction: str, answers: list[str]) -> tuple[float, float]:

@@ -1,47 +1,136 @@
-"""Run a fine-tuned classifier over documents, and say which are longer than it reaches."""
+"""Run a fine-tuned model over texts, and say which are longer than it reads at once."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+import datasets
+from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..data.rows import FRAME
-from ..modeling_longbert import LongBertForSequenceClassification
+from ..modeling_longbert import (
+    LongBertForQuestionAnswering,
+    LongBertForSequenceClassification,
+    LongBertForTokenClassification,
+    LongBertPreTrainedModel,
+)
 from .classification import Classification
+from .question_answering import QuestionAnswering
 from .reading import STRATEGIES
+from .task import Task
+from .token_classification import TokenClassification
 
 
 logger = logging.get_logger(__name__)
 
+TEXTS_AT_ONCE = 256  # enough to put like lengths together, few enough that lines come early
 
-@torch.no_grad()
-def predict_documents(
-    model: LongBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, documents: Iterable[tuple[str, str]]
-) -> Iterator[dict[str, Any]]:
-    """For each (name, text): `id`, `prediction` as a label or figure, `scores`, `tokens`, and whether all were read.
 
-    A text that is longer than `config.max_position_embeddings` is read from its beginning, and a warning says so.
+@dataclass
+class Predictor:
+    """A task without right answers.
+
+    Args:
+        example: a text as the task's `encode` takes it.
+        line: (text, one of the task's predictions) -> what is said of the text.
+        beyond: what becomes of a text past the reach.
     """
+
+    task: Task
+    example: Callable[[str], dict[str, Any]]
+    line: Callable[[str, dict[str, Any]], dict[str, Any]]
+    beyond: str
+
+
+def predict_texts(
+    model: LongBertPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[tuple[str, str]],
+    question: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """For each (name, text): `id`, `prediction`, `scores`, `tokens`, and whether it was read at once.
+
+    Args:
+        question: what a question-answering model is asked of every text.
+
+    Raises:
+        ValueError: an empty text, or a model that is not fine-tuned for a task that reads a text alone.
+    """
+    predictor = _predictor(model, tokenizer, question)
     reach = model.config.max_position_embeddings
+    encoder = predictor.task.encoder(STRATEGIES["long"], reach, reach)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = texts[start : start + TEXTS_AT_ONCE]
+        examples = [{"id": name, **predictor.example(text)} for name, text in some]
+        encoded = predictor.task.encode(datasets.Dataset.from_list(examples))
+        for name, tokens in zip(encoded["id"], encoded["length"], strict=True):
+            if tokens > reach:
+                logger.warning(f"{name} has {tokens} tokens, this model reaches {reach}: {predictor.beyond}")
+        predictions = predictor.task.predict(model, encoded, encoder)
+        for (name, text), tokens, prediction in zip(some, encoded["length"], predictions, strict=True):
+            yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
+
+
+def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None) -> Predictor:
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    task = Classification(tokenizer, labels, model.config.problem_type or "single_label_classification")
-    encoder = task.encoder(STRATEGIES["long"], reach, reach)
-    model.eval()
-    for name, text in documents:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = len(ids) + FRAME
-        if tokens > reach:
-            logger.warning(f"{name} has {tokens} tokens, this model reaches {reach}: the rest is not read")
-        batch = encoder.batch([{"id": name, "input_ids": ids, "label": 0}], ())
-        inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-        decided = task.decide(model(**inputs).logits[0].float().cpu())
-        prediction = task.named(decided["prediction"])
-        yield {
-            "id": name,
-            "prediction": prediction,
-            "scores": decided["scores"],
-            "tokens": tokens,
-            "read_whole": tokens <= reach,
-        }
+    if isinstance(model, LongBertForSequenceClassification):
+        return _classifying(tokenizer, labels, model.config.problem_type or "single_label_classification")
+    if isinstance(model, LongBertForTokenClassification):
+        return _labelling(tokenizer, labels)
+    if isinstance(model, LongBertForQuestionAnswering):
+        if not question:
+            raise ValueError("a question-answering model needs a question: --question '...'")
+        return _answering(tokenizer, question)
+    raise ValueError(
+        f"predict needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
+        f"{type(model).__name__}"
+    )
+
+
+def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_type: str) -> Predictor:
+    task = Classification(tokenizer, labels, problem_type)
+    unknown: dict[str, Any] = {"regression": 0.0, "single_label_classification": labels[0]}
+
+    def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
+        return {"prediction": task.named(prediction["prediction"]), "scores": prediction["scores"]}
+
+    return Predictor(
+        task, lambda text: {"text": text, "label": unknown.get(problem_type, [])}, line, "the rest is not read"
+    )
+
+
+def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predictor:
+    """Words are what stands between spaces, punctuation apart."""
+    task = TokenClassification(tokenizer, labels, labels[0])
+
+    def spans(text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+
+    def example(text: str) -> dict[str, Any]:
+        words = [text[start:end] for start, end in spans(text)]
+        return {"words": words, "labels": [labels[0]] * len(words)}
+
+    def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
+        places, found = spans(text), prediction["prediction"]
+        marked = get_entities(found) if task.entities else [(label, n, n) for n, label in enumerate(found)]
+        named = []
+        for label, first, last in marked:
+            start, end = places[first][0], places[last][1]
+            named.append({"label": label, "text": text[start:end], "start": start, "end": end})
+        return {"prediction": named, "scores": prediction["scores"]}
+
+    return Predictor(task, example, line, "it is read in windows")
+
+
+def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
+    task = QuestionAnswering(tokenizer)
+
+    def example(text: str) -> dict[str, Any]:
+        return {"question": question, "context": text, "answers": {"text": [], "answer_start": []}}
+
+    def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
+        return {"prediction": prediction["prediction"], "scores": prediction["scores"]}
+
+    return Predictor(task, example, line, "it is read in windows")

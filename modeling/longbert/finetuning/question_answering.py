@@ -8,7 +8,6 @@ import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from ..modeling_longbert import LongBertForQuestionAnswering
 from ..training.pretraining import Source
 from .examples import ExampleArguments, read_examples, refuse_empty
 from .metrics import Figures, SpanMetric
-from .reading import STRATEGIES, Strategy, overlapping, read_rows
+from .reading import STRATEGIES, Strategy, marks_of_first, read_windows, window_rows, window_starts
+from .report import decided_within
 from .task import Task
 
 
@@ -89,9 +89,7 @@ class QuestionEncoder:
         """A micro-batch of windows."""
         features = [{name: torch.tensor(row[name]) for name in ("input_ids", "token_type_ids")} for row in rows]
         batch: dict[str, Any] = collate(features, self.tokenizer)
-        ranks = torch.arange(batch["input_ids"].shape[1])
-        first = torch.tensor([row["first"] for row in rows])[:, None]
-        batch["global_attention_mask"] = (ranks < first).long()
+        batch["global_attention_mask"] = marks_of_first(batch["input_ids"], [row["first"] for row in rows])
         batch["labels"] = torch.tensor([[row["start"], row["end"]] for row in rows])
         batch["documents"] = [row["id"] for row in rows]
         batch["text_lengths"] = [len(row["input_ids"]) for row in rows]
@@ -100,12 +98,23 @@ class QuestionEncoder:
 
 @dataclass
 class QuestionAnswering(Task):
-    """The task of `finetune/question_answering.py`."""
+    """The task of `finetune/question_answering.py`; its settings are those of `QuestionAnsweringArguments`."""
 
     tokenizer: PreTrainedTokenizerBase
-    arguments: QuestionAnsweringArguments
+    stride: int = 128
+    max_answer_length: int = 30
+    n_best: int = 5
+    null_threshold: float = 0.0
     batch_size: int = 8
     metric: Figures = field(default_factory=SpanMetric)
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, arguments: QuestionAnsweringArguments, batch_size: int
+    ) -> "QuestionAnswering":
+        """The task as it is set."""
+        names = ("stride", "max_answer_length", "n_best", "null_threshold")
+        return cls(tokenizer, batch_size=batch_size, **{name: getattr(arguments, name) for name in names})
 
     def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
         """Tokenise.
@@ -142,34 +151,25 @@ class QuestionAnswering(Task):
 
     def _refuse_cut(self, example: dict[str, Any]) -> None:
         begin, end = self._answer_tokens(example) or (0, 0)
-        if end - begin >= self.arguments.stride:
+        if end - begin >= self.stride:
             raise ValueError(
                 f"example {example['id']}: its answer of {end - begin + 1} tokens is longer than the stride of "
-                f"{self.arguments.stride} that windows share, and would be cut in two: set a greater stride"
+                f"{self.stride} that windows share, and would be cut in two: set a greater stride"
             )
 
     def windows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:
         """A row for every window of every context; the first alone where the strategy does not pool pieces."""
-
-        def cut(batch: dict[str, list]) -> dict[str, list]:
-            made = [
-                window
-                for values in zip(*batch.values(), strict=True)
-                for window in self._windows(dict(zip(batch, values, strict=True)), encoder)
-            ]
-            return {name: [window[name] for window in made] for name in made[0]}
-
-        return examples.map(cut, batched=True, remove_columns=examples.column_names, desc="cutting windows")
+        return window_rows(examples, lambda example: self._windows(example, encoder))
 
     def _windows(self, example: dict[str, Any], encoder: QuestionEncoder) -> list[dict[str, Any]]:
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         question, context = example["question_ids"], example["context_ids"]
         size = encoder.max_length - len(question) - 3
-        starts = overlapping(len(context), size, self.arguments.stride)
+        starts = window_starts(encoder.strategy, len(context), size, self.stride)
         begin, end = self._answer_tokens(example) or (-1, -1)
         first = len(question) + 2
         rows = []
-        for start in starts if encoder.strategy is not STRATEGIES["truncate"] else starts[:1]:
+        for start in starts:
             piece = context[start : start + size]
             inside = start <= begin and end < start + len(piece)
             rows.append(
@@ -236,21 +236,16 @@ class QuestionAnswering(Task):
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: QuestionEncoder) -> list[dict[str, Any]]:
         """For each example the best span over its windows, the `n_best`, and at which token the evidence begins,
         counted in question and context together."""
-        read = read_rows(model, self.windows(examples, encoder), encoder, self.batch_size)
-        grouped = {name: list(group) for name, group in groupby(read, key=lambda window: window[0]["id"])}
-        return [self._decide(example, grouped[example["id"]]) for example in examples]
+        read = read_windows(model, self.windows(examples, encoder), encoder, self.batch_size)
+        return [self._decide(example, windows) for example, windows in zip(examples, read, strict=True)]
 
     def within(self, lines: list[dict[str, Any]], start: int, stop: int | None) -> list[dict[str, Any]]:
         """The questions whose evidence begins there."""
-        return [
-            line
-            for line in lines
-            if line["evidence"] is not None and start <= line["evidence"] and (stop is None or line["evidence"] < stop)
-        ]
+        return decided_within(lines, start, stop)
 
     def _decide(self, example: dict[str, Any], windows: list[tuple[dict, dict[str, torch.Tensor]]]) -> dict[str, Any]:
         spans = [span for row, scores in windows for span in self._spans(row, scores)]
-        best = heapq.nlargest(self.arguments.n_best, spans)
+        best = heapq.nlargest(self.n_best, spans)
         null = min(float(scores["start_logits"][0] + scores["end_logits"][0]) for _, scores in windows)
         texts = [
             {
@@ -260,7 +255,7 @@ class QuestionAnswering(Task):
             }
             for score, first, last in best
         ]
-        answered = bool(best) and null - best[0][0] <= self.arguments.null_threshold
+        answered = bool(best) and null - best[0][0] <= self.null_threshold
         answer = self._answer_tokens(example)
         return {
             "id": example["id"],
@@ -274,10 +269,10 @@ class QuestionAnswering(Task):
         """(score, first, last context token) of the best spans of a window."""
         first, last = row["first"], len(row["input_ids"]) - 1
         starts, ends = (scores[name][first:last] for name in ("start_logits", "end_logits"))
-        count = min(4 * self.arguments.n_best, len(starts))
+        count = min(4 * self.n_best, len(starts))
         found = []
         for start in starts.topk(count).indices.tolist():
-            reach = ends[start : start + self.arguments.max_answer_length]
+            reach = ends[start : start + self.max_answer_length]
             end = start + int(reach.argmax())
             found.append((float(starts[start] + ends[end]), row["piece"] + start, row["piece"] + end))
         return found

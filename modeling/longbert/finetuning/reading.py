@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
 import datasets
@@ -61,11 +62,54 @@ def overlapping(length: int, size: int, stride: int) -> range:
     Raises:
         ValueError: windows that hold nothing but what they share.
     """
-    if size <= stride:
+    if not 0 <= stride < size:
         raise ValueError(
-            f"windows of {size} tokens cannot share {stride}: set a smaller stride, or read more tokens at once"
+            f"windows of {size} tokens cannot share {stride}: set a smaller stride, from 0 on, or read more at once"
         )
     return range(0, max(1, length - stride), size - stride)
+
+
+def window_starts(strategy: Strategy, length: int, size: int, stride: int) -> range:
+    """Where the windows begin that a strategy reads: `overlapping` ones, or the first alone where it truncates."""
+    starts = overlapping(length, size, stride)
+    return starts[:1] if strategy is STRATEGIES["truncate"] else starts
+
+
+def decided_tokens(starts: range, length: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """The first token that each window decides, and the one past its last.
+
+    A token is decided once: by the window from whose edges it is furthest, so two that overlap meet in the middle of
+    what they share.
+    """
+    middles = [start + stride // 2 for start in starts[1:]]
+    return list(pairwise([0, *middles, min(length, starts[-1] + size)]))
+
+
+def window_rows(
+    examples: datasets.Dataset, windows: Callable[[dict[str, Any]], list[dict[str, Any]]]
+) -> datasets.Dataset:
+    """A row for every window of every example, with the number of its `example`.
+
+    Args:
+        windows: an example -> its windows, one at least.
+    """
+
+    def cut(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        made = [
+            {**window, "example": number}
+            for number, *values in zip(numbers, *batch.values(), strict=True)
+            for window in windows(dict(zip(batch, values, strict=True)))
+        ]
+        return {name: [window[name] for window in made] for name in made[0]}
+
+    return examples.map(
+        cut, with_indices=True, batched=True, remove_columns=examples.column_names, desc="cutting windows"
+    )
+
+
+def marks_of_first(input_ids: torch.LongTensor, firsts: list[int]) -> torch.LongTensor:
+    """A `global_attention_mask` `[rows, seq_length]`: 1 at the first `firsts[row]` tokens, such as a question's."""
+    return (torch.arange(input_ids.shape[1]) < torch.tensor(firsts)[:, None]).long()
 
 
 @torch.no_grad()
@@ -96,6 +140,14 @@ def read_rows(
             found[number] = some[place], {name: tensor[place] for name, tensor in outputs.items()}
     model.train(was_training)
     return [found[number] for number in range(len(rows))]
+
+
+def read_windows(
+    model: nn.Module, windows: datasets.Dataset, encoder: Encoder, batch_size: int
+) -> list[list[tuple[dict[str, Any], dict[str, torch.Tensor]]]]:
+    """What `read_rows` says of the rows of `window_rows`, together for each example."""
+    read = read_rows(model, windows, encoder, batch_size)
+    return [list(group) for _, group in groupby(read, key=lambda window: window[0]["example"])]
 
 
 class ChunkPoolForSequenceClassification(LongBertForSequenceClassification):

@@ -1,7 +1,8 @@
 """What a comparison of strategies says: figures with intervals, by position where a task knows it, in words."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ def score(metric: Figures, lines: Lines) -> dict[str, float]:
     return metric.compute(predictions=found, references=truth)
 
 
+def decided_within(lines: Lines, start: int, stop: int | None) -> Lines:
+    """The predictions whose `evidence` begins at token `start` to `stop - 1`."""
+    return [
+        line
+        for line in lines
+        if line["evidence"] is not None and start <= line["evidence"] and (stop is None or line["evidence"] < stop)
+    ]
+
+
 class Report:
     """Predictions of several strategies on the same examples, strategy by strategy.
 
@@ -28,11 +38,22 @@ class Report:
         within: (predictions, start, stop) -> those that are decided by tokens `start` to `stop - 1`.
         window: tokens that the source reads.
         reach: tokens that are read at most.
+        groups: values of the predictions' `group`, in the order in which a table of them is wanted.
     """
 
-    def __init__(self, metric: Figures, within: Within, results: dict[str, Lines], window: int, reach: int):
+    def __init__(
+        self,
+        metric: Figures,
+        within: Within,
+        results: dict[str, Lines],
+        window: int,
+        reach: int,
+        groups: Sequence[str] = (),
+    ):
         self.metric, self.within, self.results, self.window, self.reach = metric, within, results, window, reach
+        self.groups = groups
 
+    @cached_property
     def figures(self) -> dict[str, dict[str, Any]]:
         """For every strategy all that is in the tables."""
         return {name: self._figures(lines) for name, lines in self.results.items()}
@@ -46,6 +67,9 @@ class Report:
             "predictions": len(lines),
             "by_position": self._by_position(lines, position_buckets(max(self.reach, self.window + 1), self.window)),
         }
+        if self.groups:
+            parts = {group: [line for line in lines if line["group"] == group] for group in self.groups}
+            figures["by_group"] = self._parts(parts)
         if lines is not first:
             ours = [line["prediction"] for line in first]
             figures["first_is_better_by"] = interval_of_difference(self.metric, ours, found, truth)
@@ -55,6 +79,9 @@ class Report:
         parts = {f"{start}-{stop - 1}": self.within(lines, start, stop) for start, stop in edges}
         if len(edges) > 1:
             parts[f"≥ {self.window}"] = self.within(lines, self.window, None)
+        return self._parts(parts)
+
+    def _parts(self, parts: dict[str, Lines]) -> dict[str, dict[str, Any]]:
         return {
             title: {self.metric.primary: score(self.metric, part)[self.metric.primary], "predictions": len(part)}
             for title, part in parts.items()
@@ -63,7 +90,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """A row for each strategy, over all folds and seeds; a second table where it is known what decides."""
-        figures, primary = self.figures(), self.metric.primary
+        figures, primary = self.figures, self.metric.primary
         first = next(iter(figures))
         others = [name for name in self.metric.figures if name != primary]
         titles = [f"{primary} (95 % interval)", *others, "predictions"]
@@ -77,21 +104,21 @@ class Report:
                 cells.append(_with_interval(figures[first][primary] - row[primary], row["first_is_better_by"], "+"))
             rows[name] = cells
         tables = [_table(titles, rows)]
-        buckets = figures[first]["by_position"]
-        if buckets:
-            titles = [f"{title} ({bucket['predictions']})" for title, bucket in buckets.items()]
-            rows = {
-                name: [f"{bucket[primary]:.3f}" for bucket in row["by_position"].values()]
-                for name, row in figures.items()
-            }
-            heading = f"{primary} by the token that decides, question or [CLS] counted (predictions in brackets):"
-            tables += [heading, _table(titles, rows)]
+        for key, what in (
+            ("by_group", "group"),
+            ("by_position", "the token that decides, question or [CLS] counted"),
+        ):
+            parts = figures[first].get(key)
+            if parts:
+                titles = [f"{title} ({part['predictions']})" for title, part in parts.items()]
+                rows = {name: [f"{part[primary]:.3f}" for part in row[key].values()] for name, row in figures.items()}
+                tables += [f"{primary} by {what} (predictions in brackets):", _table(titles, rows)]
         return "\n\n".join(tables)
 
     def save(self, folder: str | Path) -> None:
         """Write results.md, results.json and, where it is known what decides, by_position.png into `folder`."""
         Path(folder, "results.md").write_text(self.to_markdown() + "\n")
-        Path(folder, "results.json").write_text(json.dumps(self.figures(), indent=2) + "\n")
+        Path(folder, "results.json").write_text(json.dumps(self.figures, indent=2) + "\n")
         step = max(64, self.reach // 16)
         bins = [(start, start + step) for start in range(0, self.reach, step)]
         drawn = {}

@@ -1,0 +1,38 @@
+"""Questions to the article that answers them, from a file in SQuAD's format (SQuAD, XQuAD, DRCD, CMRC), as a test for
+finetune/embedding.py.
+
+python docs/squad_retrieval.py FILE.json OUT
+
+The paragraphs of an article are one document; a question's evidence stands where its answer does.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
+
+
+def main(file: str, out: str) -> None:
+    questions = read_questions(file, QuestionAnsweringArguments(train_file=file, merge_articles=True))
+    articles = {text: f"article-{number}" for number, text in enumerate(dict.fromkeys(questions["context"]))}
+    queries = [
+        {
+            "id": question["id"],
+            "text": question["question"],
+            "document": articles[question["context"]],
+            "evidence": question["answers"]["answer_start"][0],
+        }
+        for question in questions
+        if question["answers"]["text"]
+    ]
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = [{"id": name, "text": text} for text, name in articles.items()]
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    print(f"{len(queries)} questions to {len(corpus)} articles")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

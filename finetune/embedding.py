@@ -1,0 +1,28 @@
+"""Make an existing sentence encoder read long documents, beside what it can do with 512 tokens or windows of them.
+
+accelerate launch finetune/embedding.py configs/finetune/X.yaml [key=value ...]
+"""
+
+import sys
+
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.finetuning.embedding import EmbeddingArguments, run_embedding
+from longbert.finetuning.retrieval import RetrievalArguments
+from longbert.training.safety import DivergedError
+
+
+def main(argv: list[str]) -> None:
+    run_embedding(
+        *parse_config(
+            argv, ModelArguments, RetrievalArguments, EmbeddingArguments, SentenceTransformerTrainingArguments
+        )
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (*USER_ERRORS, DivergedError) as error:
+        sys.exit(f"embedding.py: {error}")

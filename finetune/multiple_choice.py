@@ -1,0 +1,32 @@
+"""Fine-tune multiple choice over long contexts, beside reading 512 tokens, head and tail, or windows of them.
+
+accelerate launch finetune/multiple_choice.py configs/finetune/X.yaml [key=value ...]
+"""
+
+import sys
+
+from transformers import TrainingArguments
+
+from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.finetuning.examples import make_splits
+from longbert.finetuning.loop import FinetuningArguments, run_task
+from longbert.finetuning.multiple_choice import MultipleChoice, MultipleChoiceArguments, read_choices
+from longbert.training.pretraining import Source
+from longbert.training.safety import DivergedError
+
+
+def main(argv: list[str]) -> None:
+    model_args, task_args, run_args, args = parse_config(
+        argv, ModelArguments, MultipleChoiceArguments, FinetuningArguments, TrainingArguments
+    )
+    source = Source.of(model_args)
+    splits = make_splits(task_args, lambda path: read_choices(path, task_args), None, args.seed)
+    task = MultipleChoice.of(source, run_args, args.per_device_eval_batch_size)
+    run_task(task, splits, source, run_args, args, model_args, task_args)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (*USER_ERRORS, DivergedError) as error:
+        sys.exit(f"multiple_choice.py: {error}")

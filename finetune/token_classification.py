@@ -1,0 +1,32 @@
+"""Fine-tune labels of words, such as named entities, in long documents, beside reading 512 tokens or windows of them.
+
+accelerate launch finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
+"""
+
+import sys
+
+from transformers import TrainingArguments
+
+from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.finetuning.examples import make_splits
+from longbert.finetuning.loop import FinetuningArguments, run_task
+from longbert.finetuning.token_classification import TokenClassification, TokenClassificationArguments, read_words
+from longbert.training.pretraining import Source
+from longbert.training.safety import DivergedError
+
+
+def main(argv: list[str]) -> None:
+    model_args, task_args, run_args, args = parse_config(
+        argv, ModelArguments, TokenClassificationArguments, FinetuningArguments, TrainingArguments
+    )
+    source = Source.of(model_args)
+    splits = make_splits(task_args, lambda path: read_words(path, task_args), None, args.seed)
+    task = TokenClassification.of(source.tokenizer, splits, task_args.stride, args.per_device_eval_batch_size)
+    run_task(task, splits, source, run_args, args, model_args, task_args)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (*USER_ERRORS, DivergedError) as error:
+        sys.exit(f"token_classification.py: {error}")

@@ -1,0 +1,62 @@
+"""Contrastive training of an encoder on (query, document) pairs: sentence-transformers' own, as safe as any run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+
+from ..training.safety import SafeTrainer
+from .encoders import KINDS, Way, read
+from .metrics import Figures
+from .report import score
+from .retrieval import Retrieval
+
+
+@dataclass
+class PairCollator(SentenceTransformerDataCollator):
+    """Pairs as sentence-transformers' losses take them, with the names that `SafeTrainer` tells where a step diverges.
+
+    Args:
+        reach: documents stand at random positions up to this one, as LongEmbed trains them (Zhu et al. 2024, arXiv
+            2404.12096, section 4.2, after PoSE); None for where they begin. A batch always gets the same positions, so
+            that a resumed run draws what the one that was never stopped does.
+    """
+
+    reach: int | None = None
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__([{kind: pair[kind] for kind in KINDS} for pair in features])
+        batch["documents"] = [pair["id"] for pair in features]
+        if self.reach is not None:
+            mask = batch["document_attention_mask"]
+            generator = torch.Generator().manual_seed(int(batch["document_input_ids"].sum()))
+            room = self.reach - mask.sum(dim=1, keepdim=True) + 1
+            shift = (torch.rand(room.shape, generator=generator) * room).long()
+            batch["document_position_ids"] = ((mask.cumsum(dim=1) - 1).clamp(min=0) + shift) * mask
+        return batch
+
+
+class EmbeddingTrainer(SafeTrainer, SentenceTransformerTrainer):
+    """sentence-transformers' Trainer with whole checkpoints, a clean stop on SIGTERM, a guard against divergence."""
+
+    def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
+        """One optimizer step's micro-batches."""
+        batches, number = super().get_batch_samples(*args)
+        self.step_documents = sorted({name for batch in batches for name in batch.pop("documents")})
+        return batches, number
+
+
+class RetrievalEvaluator(BaseEvaluator):
+    """What an encoder's figures are while it trains."""
+
+    def __init__(self, metric: Figures, retrieval: Retrieval, way: Way, batch_size: int):
+        super().__init__()
+        self.metric, self.retrieval, self.way, self.batch_size = metric, retrieval, way, batch_size
+
+    def __call__(self, model: SentenceTransformer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The metric's figures; what comes after `model` is sentence-transformers' and not needed."""
+        reading = read(model, self.retrieval, self.way, self.batch_size)
+        return score(self.metric, self.retrieval.lines(reading.similarities(self.way.nearest)))

@@ -1,0 +1,247 @@
+"""An existing sentence encoder made to read long documents: untrained, its new positions trained, or all of it.
+
+Rows of one table: each reads the same documents, in its own way, and ranks them for the same queries.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from transformers import EarlyStoppingCallback, set_seed
+
+from ..arguments import ModelArguments, described, write_config
+from ..saving import refuse_occupied
+from ..training.parameters import select_parameters
+from ..training.pretraining import Source, checkpoint_activations
+from ..training.resuming import find_checkpoint
+from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator
+from .encoders import KINDS, WAYS, Reading, exchange_model, load_encoder, read
+from .loop import RunArguments, keep_predictions, kept_predictions, length_at_once
+from .metrics import Figures, RetrievalMetric
+from .report import Lines, Report, decided_within, length_histogram
+from .retrieval import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
+
+
+TRAINED = {"none": "untrained", "positions": "positions trained", "all": "all trained"}
+
+
+@dataclass(kw_only=True)
+class EmbeddingArguments(RunArguments):
+    """How a long document is read, what of the encoder is trained, and how a run is kept safe."""
+
+    strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(WAYS)}")
+    train: list[str] = described(
+        ["none"], "what of `long` is trained, a row for each: none, positions (those past the source's), all"
+    )
+    train_baselines: bool = described(False, "where `long` is trained, train `truncate` too, all of it")
+    positions_learning_rate: float | None = described(
+        None, "learning_rate where positions alone are trained, which bear some ten times that of all weights"
+    )
+    position_sampling: str = described(
+        "none", "offset: in training, documents stand anywhere in the model's reach, not only at its start"
+    )
+    mini_batch_size: int = described(
+        8, "texts in memory at once while training; how many negatives there are is per_device_train_batch_size"
+    )
+    # a contrastive loss comes near 0, where one hard batch is many times the mean
+    max_loss_ratio: float = described(100.0, "stop where a loss is so many times the mean of the last 100 steps")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, given, known in (("strategies", self.strategies, WAYS), ("train", self.train, TRAINED)):
+            unknown = [each for each in given if each not in known]
+            if unknown or not given:
+                raise ValueError(f"{name} must be of {', '.join(known)}, got {unknown}")
+        if self.position_sampling not in ("none", "offset"):
+            raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
+        if self.mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, got {self.mini_batch_size}")
+
+    def rows(self) -> list["Row"]:
+        """The table's rows, in the order of the settings; the first is compared with the others."""
+        rows = []
+        for name in self.strategies:
+            trains = self.train if WAYS[name].extended else ["none"]
+            if name == "truncate" and self.train_baselines and {*self.train} != {"none"}:
+                trains = ["none", "all"]
+            rows += [Row(name, each) for each in trains]
+        return rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """How documents are read, and what of the encoder was trained."""
+
+    strategy: str
+    train: str
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was."""
+        return self.train != "none"
+
+    @property
+    def title(self) -> str:
+        """Its name in the table."""
+        named = self.trained or WAYS[self.strategy].extended
+        return f"{self.strategy}, {TRAINED[self.train]}" if named else self.strategy
+
+
+@dataclass
+class Comparison:
+    """One test, read in several ways by encoders that were trained on the same pairs.
+
+    Args:
+        pairs: `query`, `document`, `id`, `length`; none where nothing is trained.
+        validation: chooses the best checkpoint; None where none is chosen.
+    """
+
+    source: Source
+    test: Retrieval
+    pairs: datasets.Dataset
+    validation: Retrieval | None
+    run_args: EmbeddingArguments
+    args: SentenceTransformerTrainingArguments
+    metric: Figures = field(default_factory=RetrievalMetric)
+    readings: dict[Any, Reading] = field(default_factory=dict)
+
+    def predictions(self, row: Row) -> Lines:
+        """Load, extend, train, save, read and rank; what is finished is taken as it is."""
+        folder = Path(self.args.output_dir, row.strategy, row.train)
+        if self.run_args.resume and (kept := kept_predictions(folder)) is not None:
+            return kept
+        way = WAYS[row.strategy]
+        key = dataclasses.replace(way, nearest=False), row.train  # windows are read once for their mean and their best
+        if key not in self.readings:
+            encoder = self._encoder(row, folder)
+            self.readings[key] = read(encoder, self.test, way, self.args.per_device_eval_batch_size)
+        lines = self.test.lines(self.readings[key].similarities(way.nearest))
+        if self.args.process_index == 0:
+            keep_predictions(folder, lines)
+        return lines
+
+    def _encoder(self, row: Row, folder: Path) -> SentenceTransformer:
+        """The encoder of a row, trained and saved."""
+        set_seed(self.args.seed)
+        way = WAYS[row.strategy]
+        encoder = load_encoder(self.source, self.args.prompts, str(self.args.device))
+        length = encoder.max_seq_length if way.as_shipped else length_at_once(way, self.source, self.run_args)
+        exchange_model(encoder, self.source, self.source.config if way.extended else self.source.native, length)
+        if row.trained:
+            self._train(encoder, row, folder)
+        elif way.extended and self.args.process_index == 0:
+            encoder.save_pretrained(str(folder))
+        return encoder
+
+    def _train(self, encoder: SentenceTransformer, row: Row, folder: Path) -> None:
+        way = WAYS[row.strategy]
+        if row.train == "positions":
+            encoder.requires_grad_(False)  # other modules too may have weights
+        select_parameters(encoder[0].model, [row.train])
+        longest = min(max(self.pairs["length"]), encoder.max_seq_length)
+        if longest >= self.run_args.checkpoint_from:
+            checkpoint_activations(encoder[0].model, longest)
+        args = self._arguments(encoder, row, folder)
+        offset = self.run_args.position_sampling == "offset" and way.extended
+        loss = CachedMultipleNegativesRankingLoss(
+            encoder, mini_batch_size=self.run_args.mini_batch_size, gather_across_devices=args.world_size > 1
+        )
+        evaluator = None
+        if self.validation is not None:
+            evaluator = RetrievalEvaluator(self.metric, self.validation, way, args.per_device_eval_batch_size)
+        trainer = EmbeddingTrainer(
+            model=encoder,
+            args=args,
+            # the sampler takes any value that two pairs share for a duplicate
+            train_dataset=self.pairs.remove_columns("length"),
+            data_collator=PairCollator(
+                encoder.preprocess, prompts=args.prompts, reach=encoder.max_seq_length if offset else None
+            ),
+            loss=loss,
+            evaluator=evaluator,
+            max_loss_ratio=self.run_args.max_loss_ratio,
+        )
+        if self.run_args.early_stopping_patience:
+            trainer.add_callback(EarlyStoppingCallback(self.run_args.early_stopping_patience))
+        trainer.train_or_stop(find_checkpoint(str(folder), self.run_args.resume, may_rename=args.process_index == 0))
+        trainer.save_model()
+        if args.push_to_hub:
+            trainer.push_to_hub()
+
+    def _arguments(self, encoder: SentenceTransformer, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
+        """One run's settings."""
+        changes: dict[str, Any] = {
+            "output_dir": str(folder),
+            "prompts": {kind: encoder.prompts[kind] for kind in KINDS},
+            # a query's own document must never count as another's
+            "batch_sampler": BatchSamplers.NO_DUPLICATES,
+        }
+        if row.train == "positions" and self.run_args.positions_learning_rate is not None:
+            changes["learning_rate"] = self.run_args.positions_learning_rate
+        if self.args.load_best_model_at_end and self.args.metric_for_best_model in (None, "loss"):
+            changes |= {"metric_for_best_model": self.metric.primary, "greater_is_better": True}
+        return dataclasses.replace(self.args, **changes)
+
+
+def run_embedding(
+    model_args: ModelArguments,
+    retrieval_args: RetrievalArguments,
+    run_args: EmbeddingArguments,
+    args: SentenceTransformerTrainingArguments,
+) -> None:
+    """Check the examples, say how long they are, keep the settings, train and test every row, print what came out.
+
+    Encoders and predictions lie in `output_dir/STRATEGY/{none,positions,all}`, the tables in `output_dir/results.md`
+    and `results.json`.
+
+    Raises:
+        FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
+        ValueError: examples or settings that cannot be used, or several encoders to push.
+    """
+    rows = run_args.rows()
+    trained = [row.title for row in rows if row.trained]
+    if model_args.tokenizer is not None:
+        raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
+    if args.push_to_hub and len(trained) != 1:
+        raise ValueError(f"push_to_hub pushes one trained encoder, train asks for {len(trained)}: {trained}")
+    if not isinstance(args.prompts or {}, dict) or {*(args.prompts or {})} - {*KINDS}:
+        raise ValueError(f"prompts must be a text for each of {', '.join(KINDS)}, got {args.prompts!r}")
+    source = Source.of(model_args)
+    window = source.native.pretrained_positions
+    encoder = load_encoder(source)
+    tokenizer = encoder.tokenizer
+    test = read_retrieval(str(retrieval_args.test_folder), tokenizer, window)
+    pairs = read_pairs(retrieval_args, tokenizer) if trained else datasets.Dataset.from_list([])
+    validation = None
+    if trained:
+        refuse_few(pairs, args.train_batch_size)
+    if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
+        raise ValueError(
+            f"no document of train_file has more than {window} tokens, and no new position would be trained: set "
+            "position_sampling to offset, or train on longer documents"
+        )
+    if trained:
+        if retrieval_args.validation_folder:
+            validation = read_retrieval(retrieval_args.validation_folder, tokenizer, window)
+        elif args.eval_strategy != "no":
+            pairs, validation = hold_out(pairs, tokenizer, window)
+    if args.process_index == 0:
+        if not run_args.resume:
+            refuse_occupied(args.output_dir)
+        write_config(Path(args.output_dir, "config.yaml"), model_args, retrieval_args, run_args, args)
+        print(
+            f"{source.path}: {', '.join(type(module).__name__ for module in encoder)}, {encoder.max_seq_length} tokens"
+        )
+        print(length_histogram([len(document.ids) + 2 for document in test.documents.values()], window))
+    comparison = Comparison(source, test, pairs, validation, run_args, args)
+    results = {row.title: comparison.predictions(row) for row in rows}
+    if args.process_index == 0:
+        reach = max(length_at_once(WAYS[row.strategy], source, run_args) for row in rows)
+        report = Report(comparison.metric, decided_within, results, window, reach, test.groups)
+        report.save(args.output_dir)
+        print(report.to_markdown())

@@ -1,0 +1,247 @@
+"""Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..arguments import described
+from ..data.documents import resolve_path
+from ..evaluation import position_buckets
+from .examples import read_examples, refuse_empty
+from .report import Lines
+
+
+RANKED = 10  # documents kept of a ranking, as many as the figures look at
+
+
+@dataclass(kw_only=True)
+class RetrievalArguments:
+    """Where the pairs to train on are, and the documents and queries to test on."""
+
+    train_file: str | None = described(None, "(query, document) pairs: csv, json(l), parquet, or a saved dataset")
+    query_column: str = described("query", "column of the queries in train_file")
+    document_column: str = described("document", "column of the documents in train_file")
+    id_column: str | None = described(None, "names a pair where something is wrong with it; by default its number")
+    validation_folder: str | None = described(
+        None, "chooses the best checkpoint; by default every tenth document of train_file, with its queries"
+    )
+    test_folder: str | None = described(None, "corpus.jsonl and queries.jsonl: what the table is about")
+
+    def __post_init__(self) -> None:
+        if self.test_folder is None:
+            raise ValueError("test_folder must name a folder with corpus.jsonl and queries.jsonl")
+
+
+@dataclass(frozen=True)
+class Document:
+    """Token ids without special tokens, and the group among which a query's documents are sought; None for all."""
+
+    ids: list[int]
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is sought.
+
+    Args:
+        ids: token ids without special tokens.
+        documents: ids of the documents that are right.
+        evidence: token of the first of them, [CLS] counted, at which the evidence begins; None where it is not known.
+        group: of its documents; where they have none, how long the first of them is.
+    """
+
+    id: str
+    ids: list[int]
+    documents: list[str]
+    evidence: int | None
+    group: str
+
+
+@dataclass
+class Retrieval:
+    """Documents by their ids, queries, and the queries' groups in the order in which a table shows them."""
+
+    documents: dict[str, Document]
+    queries: list[Query]
+    groups: list[str]
+
+    def lines(self, similarities: torch.Tensor) -> Lines:
+        """Rank the documents for each query, as LongEmbed (Zhu et al. 2024, arXiv 2404.12096, section 3) among those
+        of its own group, where documents have groups.
+
+        Args:
+            similarities: `[queries, documents]`.
+
+        Returns:
+            What `Report` reads: for each query the best ids, the right ids, where its evidence stands, its group.
+        """
+        names = list(self.documents)
+        groups = [document.group for document in self.documents.values()]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        theirs = torch.tensor([numbers[group] for group in groups])
+        ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
+        allowed = similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
+        best = allowed.topk(min(RANKED, len(names)))
+        lines = []
+        for query, scores, indices in zip(self.queries, best.values.tolist(), best.indices.tolist(), strict=True):
+            ranked = {
+                names[index]: score for index, score in zip(indices, scores, strict=True) if score > -float("inf")
+            }
+            lines.append(
+                {
+                    "id": query.id,
+                    "prediction": list(ranked),
+                    "reference": query.documents,
+                    "scores": ranked,
+                    "evidence": query.evidence,
+                    "group": query.group,
+                }
+            )
+        return lines
+
+
+def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """Read what is trained on, as `query`, `document`, `id`, and the document's `length` in tokens.
+
+    Raises:
+        ValueError: no file, a column that is not there, or an empty text.
+    """
+    if arguments.train_file is None:
+        raise ValueError("training needs pairs: set train_file, or train: [none]")
+    names = {"query": arguments.query_column, "document": arguments.document_column, "id": arguments.id_column}
+    pairs = read_examples(arguments.train_file, names)
+    for column in ("query", "document"):
+        refuse_empty(pairs, column)
+
+    def measure(batch: dict[str, list]) -> dict[str, list]:
+        return {"length": [len(ids) for ids in tokenizer(batch["document"], verbose=False)["input_ids"]]}
+
+    return pairs.map(measure, batched=True, desc="tokenizing")
+
+
+def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
+    """Raise `ValueError` where no batch can have as many different queries and documents as it is to have pairs."""
+    for column in ("query", "document"):
+        number = len({*pairs[column]})
+        if number < batch_size:
+            raise ValueError(
+                f"train_file has {number} different values of {column}, and a batch of {batch_size} pairs needs as "
+                "many, so that its other documents are wrong: set a smaller per_device_train_batch_size"
+            )
+
+
+def hold_out(
+    pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, window: int
+) -> tuple[datasets.Dataset, Retrieval]:
+    """The pairs without every tenth document, and those documents with their queries."""
+    texts = list(dict.fromkeys(pairs["document"]))
+    held = {text: f"document {number}" for number, text in enumerate(texts[::10])}
+    inside = [index for index, text in enumerate(pairs["document"]) if text in held]
+    rest = sorted({*range(len(pairs))} - {*inside})
+    if not rest:
+        raise ValueError("every tenth document of train_file is held out, and nothing is left: set validation_folder")
+    corpus = [{"id": name, "text": text} for text, name in held.items()]
+    queries = [
+        {"id": str(pair["id"]), "text": pair["query"], "document": held[pair["document"]]}
+        for pair in pairs.select(inside)
+    ]
+    return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, window)
+
+
+def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Retrieval:
+    """Read a test: `corpus.jsonl` with `id`, `text` and perhaps `group`; `queries.jsonl` with `id`, `text`, `document`
+    (an id, or a list of them) and perhaps `evidence`, the character of the first document at which it begins.
+
+    Args:
+        window: tokens that the source reads; without groups, figures are split by documents of up to one window, of
+            two, of four, ...
+
+    Raises:
+        ValueError: a line without a column, an id that is unknown or there twice, evidence outside its document, or
+            groups that do not fit.
+        OSError: no such files.
+    """
+    folder = resolve_path(folder)
+    corpus = _read_lines(Path(folder, "corpus.jsonl"), ("id", "text"))
+    queries = _read_lines(Path(folder, "queries.jsonl"), ("id", "text", "document"))
+    return _retrieval(folder, corpus, queries, tokenizer, window)
+
+
+def _read_lines(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The objects of a jsonl file, their ids as text."""
+    lines, seen = [], set()
+    for number, text in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
+        for column in columns:
+            if column not in line:
+                raise ValueError(f"{file}, line {number} has no {column!r}: each line needs {', '.join(columns)}")
+        line["id"] = str(line["id"])
+        if line["id"] in seen:
+            raise ValueError(f"{file}, line {number}: the id {line['id']!r} is there twice")
+        if not isinstance(line["text"], str) or not line["text"].strip():
+            raise ValueError(f"{file}, id {line['id']!r} has an empty text: {line['text']!r}")
+        seen.add(line["id"])
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{file} is empty")
+    return lines
+
+
+def _retrieval(
+    where: str, corpus: list[dict[str, Any]], queries: list[dict[str, Any]], tokenizer: Any, window: int
+) -> Retrieval:
+    def tokens(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+    grouped = [line for line in corpus if line.get("group") is not None]
+    if grouped and len(grouped) < len(corpus):
+        raise ValueError(f"{where}: {len(grouped)} of {len(corpus)} documents have a group: give all of them one")
+    texts = {line["id"]: line["text"] for line in corpus}
+    documents = {
+        line["id"]: Document(ids, str(line["group"]) if grouped else None)
+        for line, ids in zip(corpus, tokens(list(texts.values())), strict=True)
+    }
+    longest = max(len(document.ids) for document in documents.values()) + 2
+    buckets = {stop: f"{start + 1:,}-{stop:,}" for start, stop in position_buckets(max(longest, window), window)}
+    made = []
+    for line, ids in zip(queries, tokens([line["text"] for line in queries]), strict=True):
+        right = _right_documents(where, line, documents)
+        first = documents[right[0]]
+        length = len(first.ids) + 2
+        group = first.group or next(title for stop, title in buckets.items() if length <= stop)
+        made.append(Query(line["id"], ids, right, _evidence(where, line, texts[right[0]], tokens), group))
+    groups = dict.fromkeys(str(line["group"]) for line in grouped) or buckets.values()
+    present = {query.group for query in made}
+    return Retrieval(documents, made, [group for group in groups if group in present])
+
+
+def _right_documents(where: str, query: dict[str, Any], documents: dict[str, Document]) -> list[str]:
+    named = query["document"] if isinstance(query["document"], list) else [query["document"]]
+    right = [str(name) for name in named]
+    for name in right:
+        if name not in documents:
+            raise ValueError(f"{where}, query {query['id']!r}: there is no document {name!r} in corpus.jsonl")
+    if len({documents[name].group for name in right}) != 1:
+        raise ValueError(f"{where}, query {query['id']!r}: its documents must be of one group, got {right}")
+    return right
+
+
+def _evidence(where: str, query: dict[str, Any], text: str, tokens: Any) -> int | None:
+    start = query.get("evidence")
+    if start is None:
+        return None
+    if not isinstance(start, int) or not 0 <= start < len(text):
+        raise ValueError(
+            f"{where}, query {query['id']!r}: evidence must be a character of its document, 0 to {len(text) - 1}, got "
+            f"{start!r}"
+        )
+    return 1 + len(tokens([text[:start]])[0])
