@@ -40,7 +40,7 @@ demo: setup
 
 finetune-demo: OUT := runs/finetune-demo-$(shell date +%Y%m%d-%H%M%S)
 finetune-demo: setup
-	$(BIN)/python docs/needles.py runs/needles
+	$(BIN)/python finetune/data/needles.py runs/needles
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		finetune/question_answering.py configs/finetune/demo.yaml output_dir=$(OUT)

@@ -260,10 +260,13 @@ def test_who_sees_the_evidence_ranks_by_it_and_who_does_not_cannot(desk, tiny_so
         early_stopping_patience=2,
     )
     results = json.loads((run / "results.json").read_text())
-    rows = ["long, all trained", "long, untrained", "truncate", "truncate, all trained", "chunk-mean", "chunk-max"]
-    assert list(results) == rows
+    baselines = [
+        f"{name}{trained}" for name in WAYS if name not in ("long", "shipped") for trained in ("", ", all trained")
+    ]
+    assert list(results) == ["long, all trained", "long, untrained", *baselines]
     assert results["long, all trained"]["ndcg_at_10"] > 0.95 > results["long, untrained"]["ndcg_at_10"]
     assert results["truncate, all trained"]["ndcg_at_10"] < 0.7
+    assert results["chunk-max, all trained"]["ndcg_at_10"] > results["chunk-max"]["ndcg_at_10"] + 0.2
     assert list(results["long, untrained"]["by_group"]) == ["65-122"]
     assert results["long, untrained"]["by_position"]["64-127"]["predictions"] == len(THINGS)
     printed = capsys.readouterr().out

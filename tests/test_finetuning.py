@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import evaluate
 import numpy as np
 import pytest
 import yaml
-from processes import run
+from processes import SignalAtStep, run
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
@@ -324,6 +325,28 @@ def test_a_model_that_is_not_fine_tuned_predicts_nothing(fine_tuned, tmp_path, c
     (tmp_path / "text.txt").write_text("state")
     assert main(["predict", str(model), str(tmp_path / "text.txt")]) == 2
     assert "got a LongBertForMaskedLM" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_twice_ends_as_one_never_stopped(desk, settings, tmp_path):
+    changes = [f"train_file={desk / 'test.jsonl'}", "test_file=null", "strategies=[long]", "seeds=2", "max_steps=6"]
+    changes += [f"{kind}_strategy=steps" for kind in ("save", "eval")] + ["save_steps=2", "eval_steps=2"]
+    changes += ["train_sampling_strategy=group_by_length", "per_device_train_batch_size=4"]
+
+    def train(*more: str, before: SignalAtStep | None = None) -> tuple[int, str]:
+        return run("finetune/classification.py", settings, *changes, *more, before=before)
+
+    assert train()[0] == 0
+    (tmp_path / "run").rename(tmp_path / "unbroken")
+    status, printed = train(before=SignalAtStep(signal.SIGTERM, step=4))
+    assert status == 143, printed
+    status, printed = train("resume=auto", before=SignalAtStep(signal.SIGKILL, step=6))
+    assert status == -9, printed
+    assert re.findall("resuming from .*", printed) == [f"resuming from {tmp_path}/run/long/seed-42/checkpoint-4"]
+    status, printed = train("resume=auto")
+    assert status == 0, printed
+    assert re.findall("resuming from .*", printed) == [f"resuming from {tmp_path}/run/long/seed-43/checkpoint-2"]
+    for name in ("long/seed-42/model.safetensors", "long/seed-43/model.safetensors", "results.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,6 @@ def plot_by_position(lines: dict[str, np.ndarray], window: int, reach: int, titl
     for seam in range(window, reach, window):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
     axes.set(xlabel=f"position in the text (tokens); dashes: multiples of {window}", ylim=(-0.02, 1.02), title=title)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(file, dpi=120)
     plt.close(figure)

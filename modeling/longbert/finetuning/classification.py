@@ -1,6 +1,5 @@
 """Documents to labels: one of several, any of several, or a number."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from ..data.masking import collate
 from ..data.rows import FRAME
 from ..modeling_longbert import LongBertForSequenceClassification
 from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty
+from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
 from .metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
 from .reading import ChunkPoolForSequenceClassification, Strategy, read_rows
 from .task import Task
@@ -142,9 +141,7 @@ class Classification(Task):
 
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """A classifier on the source's encoder."""
-        config = copy.deepcopy(source.config if strategy.extended else source.native)
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {label: number for number, label in enumerate(self.labels)}
+        config = with_labels(source.config if strategy.extended else source.native, self.labels)
         config.problem_type = self.problem_type
         model_class = ChunkPoolForSequenceClassification if strategy.pooled else LongBertForSequenceClassification
         return model_class.from_pretrained(source.path, config=config)

@@ -38,7 +38,9 @@ class EmbeddingArguments(RunArguments):
     train: list[str] = described(
         ["none"], "what of `long` is trained, a row for each: none, positions (those past the source's), all"
     )
-    train_baselines: bool = described(False, "where `long` is trained, train `truncate` too, all of it")
+    train_baselines: bool = described(
+        False, "where all of `long` is trained, so is `truncate`, and what was trained is read in windows too"
+    )
     positions_learning_rate: float | None = described(
         None, "learning_rate where positions alone are trained, which bear some ten times that of all weights"
     )
@@ -59,6 +61,11 @@ class EmbeddingArguments(RunArguments):
                 raise ValueError(f"{name} must be of {', '.join(known)}, got {unknown}")
         if self.position_sampling not in ("none", "offset"):
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
+        if self.train_baselines and self.strategies[0] != "long":
+            raise ValueError(
+                "train_baselines reads windows by what long has become: put long first among strategies, got "
+                f"{self.strategies}"
+            )
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, got {self.mini_batch_size}")
 
@@ -67,8 +74,8 @@ class EmbeddingArguments(RunArguments):
         rows = []
         for name in self.strategies:
             trains = self.train if WAYS[name].extended else ["none"]
-            if name == "truncate" and self.train_baselines and {*self.train} != {"none"}:
-                trains = ["none", "all"]
+            if name in ("truncate", "chunk-mean", "chunk-max") and self.train_baselines:
+                trains = ["none", *({"all"} & {*self.train})]
             rows += [Row(name, each) for each in trains]
         return rows
 
@@ -126,9 +133,11 @@ class Comparison:
         return lines
 
     def _encoder(self, row: Row, folder: Path) -> SentenceTransformer:
-        """The encoder of a row, trained and saved."""
+        """The encoder of a row, trained and saved; windows are read by what `long` has become."""
         set_seed(self.args.seed)
         way = WAYS[row.strategy]
+        if row.trained and way.pooled:
+            return self._in_windows(Path(self.args.output_dir, "long", row.train))
         encoder = load_encoder(self.source, self.args.prompts, str(self.args.device))
         length = encoder.max_seq_length if way.as_shipped else length_at_once(way, self.source, self.run_args)
         exchange_model(encoder, self.source, self.source.config if way.extended else self.source.native, length)
@@ -136,6 +145,12 @@ class Comparison:
             self._train(encoder, row, folder)
         elif way.extended and self.args.process_index == 0:
             encoder.save_pretrained(str(folder))
+        return encoder
+
+    def _in_windows(self, trained: Path) -> SentenceTransformer:
+        """A trained encoder that reads no more at once than its source did."""
+        encoder = SentenceTransformer(str(trained), device=str(self.args.device))
+        encoder.max_seq_length = self.source.native.pretrained_positions
         return encoder
 
     def _train(self, encoder: SentenceTransformer, row: Row, folder: Path) -> None:
@@ -204,7 +219,7 @@ def run_embedding(
         ValueError: examples or settings that cannot be used, or several encoders to push.
     """
     rows = run_args.rows()
-    trained = [row.title for row in rows if row.trained]
+    trained = [row.title for row in rows if row.trained and not WAYS[row.strategy].pooled]
     if model_args.tokenizer is not None:
         raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
     if args.push_to_hub and len(trained) != 1:

@@ -1,5 +1,6 @@
 """Labelled examples: read from files with the columns that a config names, checked before any work starts."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import datasets
 
 from ..arguments import described
+from ..configuration_longbert import LongBertConfig
 from ..data.documents import BUILDERS, resolve_path
 
 
@@ -162,3 +164,11 @@ def label_index(labels: list[str], example: str, label: Any) -> int:
         raise ValueError(
             f"example {example} has the label {label!r}, which the training set does not have: {', '.join(labels)}"
         ) from None
+
+
+def with_labels(config: LongBertConfig, labels: list[str]) -> LongBertConfig:
+    """A copy of a config that names labels in the order of their numbers."""
+    config = copy.deepcopy(config)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    return config

@@ -20,7 +20,7 @@ from .classification import Classification
 from .question_answering import QuestionAnswering
 from .reading import STRATEGIES
 from .task import Task
-from .token_classification import TokenClassification
+from .token_classification import OUTSIDE, TokenClassification
 
 
 logger = logging.get_logger(__name__)
@@ -103,14 +103,14 @@ def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_
 
 def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predictor:
     """Words are what stands between spaces, punctuation apart."""
-    task = TokenClassification(tokenizer, labels, labels[0])
+    task = TokenClassification(tokenizer, labels, OUTSIDE if OUTSIDE in labels else labels[0])
 
     def spans(text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
 
     def example(text: str) -> dict[str, Any]:
         words = [text[start:end] for start, end in spans(text)]
-        return {"words": words, "labels": [labels[0]] * len(words)}
+        return {"words": words, "labels": [task.unread] * len(words)}
 
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         places, found = spans(text), prediction["prediction"]

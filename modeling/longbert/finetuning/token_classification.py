@@ -4,7 +4,6 @@ A longer document is read in windows that overlap by `stride`; every word is lab
 has most context, in training as in prediction.
 """
 
-import copy
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from ..data.masking import IGNORE_INDEX, collate
 from ..data.rows import FRAME
 from ..modeling_longbert import LongBertForTokenClassification
 from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples
+from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
 from .metrics import EntityMetric, Figures, WordMetric
 from .reading import STRATEGIES, Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
 from .task import Task
@@ -222,9 +221,7 @@ class TokenClassification(Task):
 
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """A model with a label for every token."""
-        config = copy.deepcopy(source.config if strategy.extended else source.native)
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {label: number for number, label in enumerate(self.labels)}
+        config = with_labels(source.config if strategy.extended else source.native, self.labels)
         return LongBertForTokenClassification.from_pretrained(source.path, config=config)
 
     def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:

@@ -18,8 +18,17 @@ logger = logging.get_logger(__name__)
 SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 
 
+class StoppedBySigterm(Exception):
+    """The run is saved, and must not be finished."""
+
+
 class StopOnSigterm(TrainerCallback):
-    """On SIGTERM: finish the step, save, stop. Whichever process is told, all agree on the step."""
+    """On SIGTERM: finish the step, save, stop. Whichever process is told, all agree on the step.
+
+    Raises:
+        StoppedBySigterm: once all is saved. Where Trainer is only asked to stop, it takes the run for finished, and
+            with `save_total_limit=1` deletes what was just saved in favour of the best.
+    """
 
     def __init__(self, trainer: Trainer):
         self.accelerator = trainer.accelerator
@@ -33,7 +42,11 @@ class StopOnSigterm(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.accelerator.check_trigger():
-            self.stopped = control.should_save = control.should_training_stop = True
+            self.stopped = control.should_save = True
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            raise StoppedBySigterm
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         signal.signal(signal.SIGTERM, self._previous)

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
 from ..saving import publish, set_aside
-from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm
+from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
 
 
 logger = logging.get_logger(__name__)
@@ -45,13 +45,14 @@ class SafeTrainer(Trainer):
         self.step_loss = 0.0
         self.step_documents: list[str] = []
         self.aside: Path | None = None
-        self.stopping = StopOnSigterm(self)
-        self.add_callback(self.stopping)
+        self.add_callback(StopOnSigterm(self))
 
     def train_or_stop(self, checkpoint: str | None = None) -> None:
         """Train; a run that SIGTERM has stopped ends the process, with an exit status that says so."""
-        self.train(resume_from_checkpoint=checkpoint)
-        if self.stopping.stopped:
+        try:
+            self.train(resume_from_checkpoint=checkpoint)
+        except StoppedBySigterm:
+            self.callback_handler.on_train_end(self.args, self.state, self.control)  # trackers write what they hold
             logger.warning(f"stopped by SIGTERM after step {self.state.global_step}, saved; go on with resume=auto")
             sys.exit(SIGTERM_EXIT_STATUS)
 

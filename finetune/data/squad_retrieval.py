@@ -1,7 +1,7 @@
 """Questions to the article that answers them, from a file in SQuAD's format (SQuAD, XQuAD, DRCD, CMRC), as a test for
 finetune/embedding.py.
 
-python docs/squad_retrieval.py FILE.json OUT
+python finetune/data/squad_retrieval.py FILE.json OUT
 
 The paragraphs of an article are one document; a question's evidence stands where its answer does.
 """

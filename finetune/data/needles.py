@@ -1,6 +1,6 @@
 """Questions whose answers are hidden in State of the Union speeches, at every depth, as jsonl files for finetune/.
 
-python docs/needles.py OUT [--tokens 1900] [--train 240] [--test 160] [--distractors 0]
+python finetune/data/needles.py OUT [--tokens 1900] [--train 240] [--test 160] [--distractors 0]
 
 A sentence such as "The secret number of Lisbon is 48213." stands between two sentences of a speech; the question asks
 for the number. Distractors are such sentences of other cities. Speeches, cities and numbers of train.jsonl are not

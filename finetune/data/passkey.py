@@ -1,7 +1,7 @@
 """Passkeys and needles in State of the Union speeches, as LongEmbed asks for them (Zhu et al. 2024, arXiv 2404.12096,
 section 3.1): retrieve the one document of its length that holds a fact, 256 to 4,096 tokens long.
 
-python docs/passkey.py OUT [--documents 50] [--pairs 480] [--pair-tokens 512]
+python finetune/data/passkey.py OUT [--documents 50] [--pairs 480] [--pair-tokens 512]
 
 OUT/test is what finetune/embedding.py tests on: for every document a stretch of a speech, a fact at a random depth of
 it, and the question for that fact. OUT/pairs.jsonl is to train on: other speeches, other people, other needles; a
