@@ -424,7 +424,7 @@ def test_who_reads_on_can_tell_and_who_does_not_cannot(tiny_source, tmp_path):
 
 
 def test_browns_tags_become_entities(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(ROOT / "finetune" / "data"))
     import brown_names
 
     tagged = "in/in New/jj-tl York/np-tl and/cc Cuba's/np$ Fidel/np Castro/np nine/cd hundred/cd et/fw-cc al/fw-rb ./."
