@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup quality test test-slow demo
+.PHONY: help setup quality test test-slow demo finetune-demo
 
 help:
 	@echo "make test       set up and run the checks and the fast tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make demo       set up and take a real checkpoint past 512 tokens, with a proof"
+	@echo "make finetune-demo  set up and fine-tune it on questions over whole speeches, beside the baselines"
 
 setup: .venv/complete
 
@@ -44,4 +45,5 @@ finetune-demo: setup
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		finetune/question_answering.py configs/finetune/demo.yaml output_dir=$(OUT)
-	$(BIN)/longbert predict $(OUT)/long/seed-0 docs/attention.md --question 'What is the secret number of Lisbon?'
+	head -n 1 runs/needles/test.jsonl > $(OUT)/one.jsonl
+	$(BIN)/longbert predict $(OUT)/long/seed-0 $(OUT)/one.jsonl --text-column context --question 'What is the secret number?'
