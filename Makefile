@@ -6,9 +6,9 @@ export HF_HUB_OFFLINE := 1
 .PHONY: help setup quality test test-slow demo finetune-demo
 
 help:
-	@echo "make test       set up and run the checks and the fast tests"
-	@echo "make test-slow  the tests marked slow"
-	@echo "make demo       set up and take a real checkpoint past 512 tokens, with a proof"
+	@echo "make test           set up and run the checks and the fast tests"
+	@echo "make test-slow      the tests marked slow"
+	@echo "make demo           set up and take a real checkpoint past 512 tokens, with a proof"
 	@echo "make finetune-demo  set up and fine-tune it on questions over whole speeches, beside the baselines"
 
 setup: .venv/complete
