@@ -100,8 +100,9 @@ class Report:
         for name, row in figures.items():
             cells = [_with_interval(row[primary], row["interval"])]
             cells += [*(f"{row[other]:.3f}" for other in others), str(row["predictions"])]
-            if "first_is_better_by" in row:
-                cells.append(_with_interval(figures[first][primary] - row[primary], row["first_is_better_by"], "+"))
+            if len(figures) > 1:
+                better = figures[first][primary] - row[primary]
+                cells.append("" if name == first else _with_interval(better, row["first_is_better_by"], "+"))
             rows[name] = cells
         tables = [_table(titles, rows)]
         for key, what in (
