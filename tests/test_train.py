@@ -120,6 +120,11 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(override, message
         load_documents(data.data)
 
 
+def test_a_bare_no_is_a_word_where_a_word_is_wanted(settings):
+    *_, args = parse_config([str(settings), "save_strategy=no", "disable_tqdm=no"], *ARGUMENTS)
+    assert (args.save_strategy, args.disable_tqdm) == ("no", False)
+
+
 PRETRAINING = sorted((ROOT / "configs" / "pretrain").rglob("*.yaml"))
 ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 MODELS = sorted((ROOT / "configs" / "model").glob("*.json"))

@@ -181,7 +181,7 @@ def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
 
 def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
     """Build the dataclasses from a flat mapping; their annotations decide what a value may be."""
-    known = {field.name for type_ in types for field in dataclasses.fields(type_) if field.init}
+    known = {field.name: field.default for type_ in types for field in dataclasses.fields(type_) if field.init}
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=3)
@@ -189,7 +189,9 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             raise ValueError(f"unknown setting {key!r}: {hint}")
     arguments: list[str] = []
     for key, value in settings.items():
-        arguments += _as_arguments(key, value)
+        # YAML reads a bare no as false, and eval_strategy: no means the word
+        meant = "no" if value is False and isinstance(known[key], str) else value
+        arguments += _as_arguments(key, meant)
     parser = HfArgumentParser(types, exit_on_error=False)
     try:
         return parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
