@@ -220,31 +220,14 @@ def run_embedding(
     """
     rows = run_args.rows()
     trained = [row.title for row in rows if row.trained and not WAYS[row.strategy].pooled]
-    if model_args.tokenizer is not None:
-        raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
-    if args.push_to_hub and len(trained) != 1:
-        raise ValueError(f"push_to_hub pushes one trained encoder, train asks for {len(trained)}: {trained}")
-    if not isinstance(args.prompts or {}, dict) or {*(args.prompts or {})} - {*KINDS}:
-        raise ValueError(f"prompts must be a text for each of {', '.join(KINDS)}, got {args.prompts!r}")
+    _refuse_settings(model_args, args, trained)
     source = Source.of(model_args)
     window = source.native.pretrained_positions
     encoder = load_encoder(source)
-    tokenizer = encoder.tokenizer
-    test = read_retrieval(str(retrieval_args.test_folder), tokenizer, window)
-    pairs = read_pairs(retrieval_args, tokenizer) if trained else datasets.Dataset.from_list([])
-    validation = None
+    test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, window)
+    pairs, validation = datasets.Dataset.from_list([]), None
     if trained:
-        refuse_few(pairs, args.train_batch_size)
-    if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
-        raise ValueError(
-            f"no document of train_file has more than {window} tokens, and no new position would be trained: set "
-            "position_sampling to offset, or train on longer documents"
-        )
-    if trained:
-        if retrieval_args.validation_folder:
-            validation = read_retrieval(retrieval_args.validation_folder, tokenizer, window)
-        elif args.eval_strategy != "no":
-            pairs, validation = hold_out(pairs, tokenizer, window)
+        pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, window)
     if args.process_index == 0:
         if not run_args.resume:
             refuse_occupied(args.output_dir)
@@ -260,3 +243,35 @@ def run_embedding(
         report = Report(comparison.metric, decided_within, results, window, reach, test.groups)
         report.save(args.output_dir)
         print(report.to_markdown())
+
+
+def _refuse_settings(
+    model_args: ModelArguments, args: SentenceTransformerTrainingArguments, trained: list[str]
+) -> None:
+    """Raise `ValueError` for what an encoder cannot be told."""
+    if model_args.tokenizer is not None:
+        raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
+    if args.push_to_hub and len(trained) != 1:
+        raise ValueError(f"push_to_hub pushes one trained encoder, train asks for {len(trained)}: {trained}")
+    if not isinstance(args.prompts or {}, dict) or {*(args.prompts or {})} - {*KINDS}:
+        raise ValueError(f"prompts must be a text for each of {', '.join(KINDS)}, got {args.prompts!r}")
+
+
+def _training_examples(
+    retrieval_args: RetrievalArguments,
+    run_args: EmbeddingArguments,
+    args: SentenceTransformerTrainingArguments,
+    encoder: SentenceTransformer,
+    window: int,
+) -> tuple[datasets.Dataset, Retrieval | None]:
+    """The pairs, and what chooses the best checkpoint where one is chosen."""
+    pairs = read_pairs(retrieval_args, encoder.tokenizer)
+    refuse_few(pairs, args.train_batch_size)
+    if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
+        raise ValueError(
+            f"no document of train_file has more than {window} tokens, and no new position would be trained: set "
+            "position_sampling to offset, or train on longer documents"
+        )
+    if retrieval_args.validation_folder:
+        return pairs, read_retrieval(retrieval_args.validation_folder, encoder.tokenizer, window)
+    return hold_out(pairs, encoder.tokenizer, window) if args.eval_strategy != "no" else (pairs, None)
