@@ -213,7 +213,7 @@ def test_processes_share_the_steps(kind, plan):
 def test_every_row_is_used_before_any_is_used_again(plan):
     made = plan()
     rows = made.phases[1].rows
-    order = made._order(1, 0)
+    order = made._order(1, 0).tolist()
     assert sorted(order) == list(range(len(rows))) != order
     assert len(rows) == 25  # odd, so that a micro-batch of two lies in both epochs
     batches = [made[index]["documents"] for index in range(6, 22)]

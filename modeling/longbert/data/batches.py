@@ -74,15 +74,15 @@ class TrainingPlan(_Plan, Dataset):
         keys = []
         for place in range(first, first + phase.batch_size):
             epoch, place = divmod(place, len(phase.rows))
-            keys.append((self.seed, epoch, self._order(number, epoch)[place]))
+            keys.append((self.seed, epoch, int(self._order(number, epoch)[place])))
         return phase.encoder.batch([phase.rows[row] for _, _, row in keys], keys)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
-    def _order(self, number: int, epoch: int) -> list[int]:
+    def _order(self, number: int, epoch: int) -> torch.Tensor:
         phase, generator = self.phases[number], generator_for(self.seed, number, epoch)
         if phase.lengths is not None:
-            return get_length_grouped_indices(phase.lengths, phase.batch_size, generator=generator)
-        return torch.randperm(len(phase.rows), generator=generator).tolist()
+            return torch.tensor(get_length_grouped_indices(phase.lengths, phase.batch_size, generator=generator))
+        return torch.randperm(len(phase.rows), generator=generator)
 
 
 class StreamedPlan(_Plan, IterableDataset):
