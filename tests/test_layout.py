@@ -26,6 +26,7 @@ ORDER = [
     "arguments",
     "saving",
     "checkpoints",
+    "baking",
     "plots",
     "evaluation",
     "training.meter",

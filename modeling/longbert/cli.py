@@ -1,4 +1,4 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | predict`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | bake | predict`."""
 
 import argparse
 import json
@@ -135,6 +135,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_bake(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("bake", help="write a full-attention model as an ordinary BERT that any tool loads")
+    command.add_argument("model")
+    command.add_argument("out", help="new or empty folder")
+    command.add_argument("--max-positions", type=int, help="rows of the table (default: all that the model reaches)")
+    command.set_defaults(run=run_bake)
+
+
+def run_bake(arguments: argparse.Namespace) -> int:
+    from .baking import write_baked
+
+    write_baked(arguments.model, arguments.out, arguments.max_positions)
+    print(f"written to {arguments.out}")
+    return 0
+
+
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
     command.add_argument("model")
@@ -167,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_predict):
+    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_bake, add_predict):
         add(commands)
     arguments = parser.parse_args(argv)
     try:

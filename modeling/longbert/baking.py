@@ -1,0 +1,101 @@
+"""Any position type under full attention as an ordinary BERT checkpoint, which every server and exporter loads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import transformers
+from transformers import BertConfig, BertPreTrainedModel
+
+from .checkpoints import load
+from .configuration_longbert import LongBertConfig
+from .data.documents import resolve_path
+from .modeling_longbert import LongBertPreTrainedModel
+from .saving import refuse_occupied, written_aside
+
+
+# what makes a folder a SentenceTransformer, beside its model
+ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+
+
+def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> BertPreTrainedModel:
+    """BERT's own class with every position's vector written into its table: the same outputs for every text up to
+    `max_positions` tokens, by default all that the model reaches.
+
+    A text that is padded on the left is the exception: BERT counts positions from the padding on.
+
+    Raises:
+        ValueError: a window or a mean-pooled head, which BERT does not have, or positions past the model's reach.
+    """
+    config = model.config
+    length = config.max_position_embeddings if max_positions is None else max_positions
+    refuse_unbakable(model, length)
+    ours = {field.name for field in dataclasses.fields(LongBertConfig)}
+    ours -= {field.name for field in dataclasses.fields(BertConfig)}
+    dropped = ours | {"model_type", "auto_map", "architectures"}
+    settings = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    plain_class = getattr(transformers, type(model).__name__.removeprefix("Long"))
+    plain = plain_class(BertConfig(**{**settings, "max_position_embeddings": length})).to(model.dtype)
+    if plain.base_model.pooler is not None and model.base_model.pooler is None:
+        plain.base_model.pooler = None
+    weights = model.state_dict()
+    (key,) = (name for name in weights if name.endswith("embeddings.position_embeddings.weight"))
+    plain.load_state_dict({**weights, key: model.position_table(length)})
+    return plain.eval()
+
+
+def refuse_unbakable(model: LongBertPreTrainedModel, length: int) -> None:
+    """Raise `ValueError` where an ordinary BERT of `length` positions cannot say what the model says."""
+    config = model.config
+    if not 1 <= length <= config.max_position_embeddings:
+        raise ValueError(
+            f"max_positions must lie in 1-{config.max_position_embeddings}, the model's reach, got {length}: extend "
+            "the model first (`longbert extend MODEL OUT --max-positions N`)"
+        )
+    n = config.pretrained_positions
+    if config.attention_window is not None and length > n:
+        raise ValueError(
+            f"attention_window={config.attention_window} cannot be baked: an ordinary BERT attends in full, and would "
+            f"say something else about every text of more than {n} tokens. Bake at most {n} positions, or push the "
+            "model with its code (`longbert push`)"
+        )
+    if config.classifier_pooling == "mean" and model.base_model.pooler is not None:
+        raise ValueError(
+            "classifier_pooling='mean' cannot be baked: an ordinary BERT's pooler reads [CLS]. Push the model with "
+            "its code (`longbert push`)"
+        )
+
+
+def baked_size(model: LongBertPreTrainedModel, length: int) -> tuple[int, int]:
+    """Bytes of the baked weights, and of the position table among them."""
+    positions = model.get_position_embeddings().weight
+    table = length * model.config.hidden_size * positions.element_size()
+    stored = sum(parameter.nbytes for parameter in model.parameters())
+    return stored - positions.nbytes + table, table
+
+
+def write_baked(path: str, out: str | Path, max_positions: int | None = None) -> None:
+    """Bake a checkpoint into a new or empty folder with its tokenizer; the size is printed before anything is written.
+
+    A SentenceTransformer's folder stays one.
+    """
+    refuse_occupied(out)
+    model, tokenizer = load(path)
+    length = model.config.max_position_embeddings if max_positions is None else max_positions
+    refuse_unbakable(model, length)
+    whole, table = baked_size(model, length)
+    print(f"{whole / 1e6:,.1f} MB, of which {table / 1e6:,.1f} MB are the table of {length:,} positions")
+    tokenizer.model_max_length = length
+    with written_aside(out) as folder:
+        bake(model, length).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        copy_encoder_modules(Path(resolve_path(path)), folder)
+
+
+def copy_encoder_modules(source: Path, folder: Path) -> None:
+    """Copy what makes a folder a SentenceTransformer beside its model; nothing where it is none."""
+    for file in ENCODER_FILES:
+        if (source / file).exists():
+            shutil.copy(source / file, folder)
+    for module in source.glob("[0-9]_*"):
+        shutil.copytree(module, folder / module.name)
