@@ -8,8 +8,10 @@ import sys
 from transformers import TrainingArguments, set_seed
 
 from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
+from longbert.cards import command_line, write_card
 from longbert.data.documents import load_documents, split_held_out
 from longbert.evaluation import Prover
+from longbert.hub import push_run
 from longbert.training.parameters import select_parameters
 from longbert.training.pretraining import (
     Source,
@@ -73,13 +75,14 @@ def main(argv: list[str]) -> None:
 
 
 def finish(trainer: LongTrainer, prover: Prover) -> None:
-    """Save the model, its proof beside it, and push both where asked to."""
-    trainer.save_model()
+    """Save the model, its proof and its card beside it, and push them where asked to."""
+    trainer.save_model(_internal_call=True)  # else it pushes, before there is a card
     if trainer.is_world_process_zero():
         print(prover.proof.to_markdown())
         prover.proof.save(trainer.args.output_dir)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        write_card(trainer.args.output_dir, command=command_line())
+        if trainer.args.push_to_hub:
+            print(push_run(trainer.args.output_dir, trainer.args))
 
 
 if __name__ == "__main__":

@@ -211,14 +211,15 @@ def _as_arguments(key: str, value: Any) -> list[str]:
 
 
 def write_config(file: str | Path, *instances: Any) -> None:
-    """Write the resolved settings: all of ours, and of others those that are not their default."""
+    """Write the resolved settings, tokens left out: all of ours, and of others those that are not their default."""
     settings: dict[str, Any] = {}
     for instance in instances:
         ours = type(instance).__module__ == __name__
         for spec in dataclasses.fields(instance):
             value = getattr(instance, spec.name)
             value = value.value if isinstance(value, Enum) else value
-            writable = spec.init and isinstance(value, str | int | float | bool | list | dict)
+            secret = spec.name.endswith("_token")
+            writable = spec.init and not secret and isinstance(value, str | int | float | bool | list | dict)
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)

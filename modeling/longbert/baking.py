@@ -1,21 +1,16 @@
 """Any position type under full attention as an ordinary BERT checkpoint, which every server and exporter loads."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import transformers
 from transformers import BertConfig, BertPreTrainedModel
 
-from .checkpoints import load
+from .checkpoints import copy_encoder_modules, load
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
 from .modeling_longbert import LongBertPreTrainedModel
 from .saving import refuse_occupied, written_aside
-
-
-# what makes a folder a SentenceTransformer, beside its model
-ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> BertPreTrainedModel:
@@ -90,12 +85,3 @@ def write_baked(path: str, out: str | Path, max_positions: int | None = None) ->
         bake(model, length).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         copy_encoder_modules(Path(resolve_path(path)), folder)
-
-
-def copy_encoder_modules(source: Path, folder: Path) -> None:
-    """Copy what makes a folder a SentenceTransformer beside its model; nothing where it is none."""
-    for file in ENCODER_FILES:
-        if (source / file).exists():
-            shutil.copy(source / file, folder)
-    for module in source.glob("[0-9]_*"):
-        shutil.copytree(module, folder / module.name)

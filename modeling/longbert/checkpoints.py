@@ -1,6 +1,7 @@
 """Whole checkpoint folders: make a long model of a source, and say whether one holds together."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import modeling_longbert
+from .cards import write_card
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
 from .modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining, LongBertModel, LongBertPreTrainedModel
@@ -17,6 +19,9 @@ from .saving import refuse_occupied, written_aside
 
 
 logger = logging.get_logger(__name__)
+
+# what makes a folder a SentenceTransformer, beside its model
+ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
@@ -60,6 +65,7 @@ def extend(source: str, out: str | Path, with_code: bool = False, **config_overr
         tokenizer.save_pretrained(folder)
         if not with_code:
             _drop_code(folder)
+        write_card(folder, source, name=Path(out).name)
     return model
 
 
@@ -133,3 +139,12 @@ def load(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerBase]:
     """A long model with the head it was saved with, and its tokenizer as saved."""
     model = load_extended(path).eval()
     return model, AutoTokenizer.from_pretrained(resolve_path(path), config=model.config)
+
+
+def copy_encoder_modules(source: Path, folder: Path) -> None:
+    """Copy what makes a folder a SentenceTransformer beside its model; nothing where it is none."""
+    for file in ENCODER_FILES:
+        if (source / file).exists():
+            shutil.copy(source / file, folder)
+    for module in source.glob("[0-9]_*"):
+        shutil.copytree(module, folder / module.name)

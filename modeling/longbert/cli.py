@@ -1,4 +1,4 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | bake | predict`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | bake | push | predict`."""
 
 import argparse
 import json
@@ -151,6 +151,36 @@ def run_bake(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_push(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("push", help="publish a model on the Hub, with its code, tokenizer and card")
+    command.add_argument("model", help="folder")
+    command.add_argument("repo", help="NAME or OWNER/NAME")
+    command.add_argument("--private", action="store_true", default=None, help="where the repository is new")
+    command.add_argument("--revision", help="branch, made where there is none")
+    command.add_argument("--tag", help="name of this version")
+    command.add_argument("--message", help="of the commit")
+    command.add_argument("--create-pr", action="store_true", help="propose it, where others own the repository")
+    command.add_argument("--license", help="identifier such as apache-2.0 (default: the source's, where it is known)")
+    command.set_defaults(run=run_push)
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    from .hub import push
+
+    address = push(
+        arguments.model,
+        arguments.repo,
+        private=arguments.private,
+        revision=arguments.revision,
+        tag=arguments.tag,
+        message=arguments.message,
+        create_pr=arguments.create_pr,
+        license=arguments.license,
+    )
+    print(address)
+    return 0
+
+
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
     command.add_argument("model")
@@ -183,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_bake, add_predict):
+    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_bake, add_push, add_predict):
         add(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -5,6 +5,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable
+from os.path import exists
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -46,6 +47,7 @@ class LongBertConfig(BertConfig):
         full_attention_layers: layers that read in full in spite of the window.
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
+        extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
         zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
 
     Raises:
@@ -64,6 +66,7 @@ class LongBertConfig(BertConfig):
     global_tokens: int = 1
     full_attention_layers: list[int] | None = None
     classifier_pooling: Literal["cls", "mean"] = "cls"
+    extended_from: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.pretrained_positions == 0:
@@ -107,7 +110,10 @@ class LongBertConfig(BertConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _adopt(config_dict), kwargs
+        adopted = _adopt(config_dict)
+        if adopted is not config_dict and not exists(pretrained_model_name_or_path):
+            adopted["extended_from"] = str(pretrained_model_name_or_path)
+        return adopted, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs: Any) -> "LongBertConfig":

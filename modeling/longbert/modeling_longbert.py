@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from os.path import join
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import (
     BertForMaskedLM,
@@ -25,6 +27,7 @@ from .attention import NAME as LINEAR_ATTENTION
 from .attention import Flattening, Shard, Window, global_marks, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss, sentence_pair_loss
+from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
 from .transplant import refuse_source, register_transplant
 
@@ -104,6 +107,13 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         Trainer would not find these again in its own checkpoints: it resumed, and chose its best model, without them.
         """
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', which ends every push here; a card that says nothing is exchanged for ours."""
+        file = join(working_dir, "README.md")
+        if STUB in ModelCard.load(file).content:
+            model_card(self.config, repo_id).save(file)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _logits(
         self,

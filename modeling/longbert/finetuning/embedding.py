@@ -15,6 +15,8 @@ from sentence_transformers.sentence_transformer.losses import CachedMultipleNega
 from transformers import EarlyStoppingCallback, set_seed
 
 from ..arguments import ModelArguments, described, write_config
+from ..cards import command_line, write_card
+from ..hub import push_run
 from ..saving import refuse_occupied
 from ..training.parameters import select_parameters
 from ..training.pretraining import Source, checkpoint_activations
@@ -184,14 +186,13 @@ class Comparison:
         if self.run_args.early_stopping_patience:
             trainer.add_callback(EarlyStoppingCallback(self.run_args.early_stopping_patience))
         trainer.train_or_stop(find_checkpoint(str(folder), self.run_args.resume, may_rename=args.process_index == 0))
-        trainer.save_model()
-        if args.push_to_hub:
-            trainer.push_to_hub()
+        trainer.save_model(_internal_call=True)
 
     def _arguments(self, encoder: SentenceTransformer, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
         """One run's settings."""
         changes: dict[str, Any] = {
             "output_dir": str(folder),
+            "hub_model_id": self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
             "prompts": {kind: encoder.prompts[kind] for kind in KINDS},
             # a query's own document must never count as another's
             "batch_sampler": BatchSamplers.NO_DUPLICATES,
@@ -219,8 +220,8 @@ def run_embedding(
         ValueError: examples or settings that cannot be used, or several encoders to push.
     """
     rows = run_args.rows()
-    trained = [row.title for row in rows if row.trained and not WAYS[row.strategy].pooled]
-    _refuse_settings(model_args, args, trained)
+    trained = [row for row in rows if row.trained and not WAYS[row.strategy].pooled]
+    _refuse_settings(model_args, args, [row.title for row in trained])
     source = Source.of(model_args)
     window = source.native.pretrained_positions
     encoder = load_encoder(source)
@@ -243,6 +244,12 @@ def run_embedding(
         report = Report(comparison.metric, decided_within, results, window, reach, test.groups)
         report.save(args.output_dir)
         print(report.to_markdown())
+        for row in rows:
+            folder = Path(args.output_dir, row.strategy, row.train)
+            if (folder / "modules.json").exists():
+                write_card(folder, run=args.output_dir, row=row.title, command=command_line())
+        if args.push_to_hub:
+            print(push_run(Path(args.output_dir, trained[0].strategy, trained[0].train), args))
 
 
 def _refuse_settings(

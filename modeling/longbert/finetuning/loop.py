@@ -11,7 +11,9 @@ import datasets
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..arguments import described, write_config
+from ..cards import command_line, write_card
 from ..data.batches import Encoder, Phase, TrainingPlan
+from ..hub import push_run
 from ..saving import damage, refuse_occupied, written_aside
 from ..training.parameters import select_parameters
 from ..training.pretraining import Source, checkpoint_activations
@@ -88,15 +90,21 @@ def run_task(
         write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)
         print(length_histogram(splits[0].everything()["length"], window))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in run_args.strategies}
+    folders: dict[Path, str] = {}
     for name, lines in results.items():
         for split in splits:
             for seed in range(args.seed, args.seed + run_args.seeds):
                 folder = Path(args.output_dir, name, split.name, f"seed-{seed}")
                 lines += _one_run(task, split, name, source, run_args, args, seed, folder)
+                folders[folder] = name
     if args.process_index == 0:
         report = Report(task.metric, task.within, results, window, _long_length(source, run_args))
         report.save(args.output_dir)
         print(report.to_markdown())
+        for folder, name in folders.items():
+            write_card(folder, run=args.output_dir, row=name, command=command_line())
+        if args.push_to_hub:
+            print(push_run(next(iter(folders)), args))
 
 
 def _long_length(source: Source, run_args: RunArguments) -> int:
@@ -145,13 +153,11 @@ def _one_run(
     if run_args.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
     trainer.train_or_stop(find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)
     predictions = task.predict(trainer.model, split.test, encoder)
     if trainer.is_world_process_zero():
         keep_predictions(folder, predictions)
     trainer.accelerator.wait_for_everyone()
-    if args.push_to_hub:
-        trainer.push_to_hub()
     return predictions
 
 
@@ -184,6 +190,7 @@ def _run_arguments(
 ) -> TrainingArguments:
     """One run's settings; what is asked for once an epoch is done every so many steps, as a plan is one long epoch."""
     changes: dict[str, Any] = {"output_dir": str(folder), "max_steps": plan.steps, "seed": seed}
+    changes["hub_model_id"] = args.hub_model_id or Path(args.output_dir).absolute().name
     epoch = max(1, round(plan.steps / args.num_train_epochs))
     for kind in ("eval", "save", "logging"):
         if getattr(args, f"{kind}_strategy") == "epoch":

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from ..hub import push_run
 from ..saving import publish, set_aside
 from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
 
@@ -40,6 +41,8 @@ class SafeTrainer(Trainer):
 
     def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
         self.max_loss_ratio = max_loss_ratio
         self.losses: collections.deque[float] = collections.deque(maxlen=LOSSES_REMEMBERED)
         self.step_loss = 0.0
@@ -104,8 +107,14 @@ class SafeTrainer(Trainer):
         return str(self.aside) if self.aside else super()._get_output_dir(trial)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.aside is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+        """Push the checkpoint's model as it is pushed at the end: with its code and card, and without the run's other
+        files, which Trainer pushes too, tokens among them; what cannot be pushed does not end the run."""
+        at_the_end = self.args.hub_strategy == HubStrategy.END
+        if self.aside is None and not at_the_end and self.is_world_process_zero():
+            try:
+                push_run(checkpoint_folder, self.args)
+            except OSError as error:
+                logger.warning(f"{checkpoint_folder} is not pushed, the run goes on: {error}")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's, but written aside, synced and renamed; the previous one goes once the new one is there."""

@@ -1,0 +1,347 @@
+"""A model on the Hub: pushed in every way, read by strangers. The Hub is on loopback, its clients are real."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import HEADS, assert_close, auto_class, extended, long_class
+from loopback_hub import LFS_FROM, TOKEN, LoopbackHub
+from processes import ROOT, write_settings
+from transformers import AutoTokenizer, pipeline
+
+from longbert.checkpoints import load_tokenizer
+
+
+SETTINGS = {"max_position_embeddings": 128, "attention_window": 32}
+PIPELINES = {
+    "ForMaskedLM": "fill-mask",
+    "Model": "feature-extraction",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+}
+TEXT = "the state of the [MASK] is strong . " * 14  # 112 tokens and more, of which the source read 64
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with LoopbackHub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, tiny_source) -> Path:
+    """A folder with a long model of each pipeline's head."""
+    root = tmp_path_factory.mktemp("desk")
+    for head in PIPELINES:
+        model = extended(tiny_source, head, SETTINGS)
+        model.save_pretrained(root / head)
+        load_tokenizer(tiny_source, model.config).save_pretrained(root / head)
+    return root
+
+
+def at(hub: LoopbackHub, cache: Path, token: str | None = TOKEN, **environment: str) -> dict[str, str]:
+    """The environment of a user of this Hub, with a cache of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    return {**inherited, **own, **({"HF_TOKEN": token} if token else {}), **environment}
+
+
+def python(code: str, *arguments, environment: dict[str, str], blocked: bool = False) -> subprocess.CompletedProcess:
+    """Run code in a process of its own; `blocked`: where longbert is not installed."""
+    first = 'import sys; sys.modules["longbert"] = None\n' if blocked else ""
+    command = [sys.executable, "-c", first + code, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+
+
+LONGBERT = "import sys; from longbert.cli import main; sys.exit(main(sys.argv[1:]))"
+PUBLISH = """
+import sys
+
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+import longbert
+from longbert.cli import main
+
+desk, *heads = sys.argv[1:]
+for head in heads:
+    assert main(["push", f"{desk}/{head}", f"ann/{head}", "--license", "mit"]) == 0
+assert main(["push", f"{desk}/ForMaskedLM", "ann/ForMaskedLM", "--license", "mit", "--tag", "v1"]) == 0
+assert main(["push", f"{desk}/Model", "ann/ForMaskedLM", "--revision", "other"]) == 0
+assert main(["push", f"{desk}/Model", "ann/secret", "--private"]) == 0
+AutoModelForMaskedLM.from_pretrained(f"{desk}/ForMaskedLM").push_to_hub("plain")
+AutoTokenizer.from_pretrained(f"{desk}/ForMaskedLM").push_to_hub("plain")
+AutoModel.from_pretrained(f"{desk}/Model").save_pretrained(f"{desk}/saved", push_to_hub=True, repo_id="ann/saved")
+"""
+
+
+@pytest.fixture(scope="module")
+def published(hub, desk, tmp_path_factory):
+    done = python(PUBLISH, desk, *PIPELINES, environment=at(hub, tmp_path_factory.mktemp("publisher")))
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+STRANGER = """
+import json
+import sys
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, pipeline
+
+out, text, job = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+result = {"pipelines": {}, "classes": {}, "hidden": {}}
+tokens = AutoTokenizer.from_pretrained("ann/ForMaskedLM")(text, return_tensors="pt")
+result["length"] = tokens["input_ids"].shape[1]
+for name in job["auto_classes"]:
+    model = getattr(transformers, name).from_pretrained("ann/ForMaskedLM", trust_remote_code=True)
+    result["classes"][name] = [type(model).__name__, type(model).__module__]
+    with torch.no_grad():
+        result["hidden"][name] = model.base_model(**tokens).last_hidden_state
+result["config"] = AutoConfig.from_pretrained("ann/ForMaskedLM", trust_remote_code=True).max_position_embeddings
+for head, task in job["pipelines"].items():
+    run = pipeline(task, model=f"ann/{head}", trust_remote_code=True)
+    result["pipelines"][task] = json.dumps(run(text), default=float)
+torch.save(result, out)
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("stranger")
+
+
+@pytest.fixture(scope="module")
+def said(hub, published, cache):
+    """What a process without longbert reads from the Hub, and once more from its cache alone."""
+    job = json.dumps({"auto_classes": [auto_class(head).__name__ for head in HEADS], "pipelines": PIPELINES})
+    results = []
+    for environment in (at(hub, cache, token=None), at(hub, cache, token=None, HF_HUB_OFFLINE="1")):
+        done = python(STRANGER, cache / "said.pt", TEXT, job, environment=environment, blocked=True)
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(cache / "said.pt"))
+    return results
+
+
+@pytest.mark.parametrize("offline", [0, 1], ids=["online", "from cache"])
+def test_a_stranger_reads_every_auto_class_by_its_name_alone(offline, said, desk):
+    result = said[offline]
+    model = long_class("Model").from_pretrained(desk / "ForMaskedLM")
+    tokens = AutoTokenizer.from_pretrained(desk / "ForMaskedLM")(TEXT, return_tensors="pt")
+    assert result["length"] == tokens["input_ids"].shape[1] > 64
+    with torch.no_grad():
+        expected = model(**tokens).last_hidden_state
+    for head in HEADS:
+        name = auto_class(head).__name__
+        class_name, module = result["classes"][name]
+        assert class_name == long_class(head).__name__
+        assert module.startswith("transformers_modules.")
+        assert_close(result["hidden"][name], expected)
+    assert result["config"] == SETTINGS["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("offline", [0, 1], ids=["online", "from cache"])
+@pytest.mark.parametrize(("head", "task"), PIPELINES.items())
+def test_a_stranger_runs_every_pipeline(offline, head, task, said, desk):
+    expected = json.dumps(pipeline(task, model=str(desk / head))(TEXT), default=float)
+    # a BERT's scores differ in the last digits from one batch to the next
+    found, expected = (
+        json.loads(each, parse_float=lambda number: round(float(number), 4))
+        for each in (said[offline]["pipelines"][task], expected)
+    )
+    assert found == expected
+
+
+def test_what_is_pushed_is_all_that_is_needed_and_nothing_else(hub, published):
+    files = hub.files("ann/ForMaskedLM")
+    config = json.loads(files["config.json"])
+    assert set(config["auto_map"]) == {"AutoConfig", *(auto_class(head).__name__ for head in HEADS)}
+    modules = {f"{path.split('.')[0]}.py" for path in config["auto_map"].values()}
+    assert modules | {"model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= set(files)
+    assert not [name for name in files if name.endswith((".bin", ".pt", "manifest.json"))]
+    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+
+
+def test_pushing_again_adds_no_commit_where_nothing_changed(hub, published):
+    # creation, the first push, the branch's; not the second, which only set the tag
+    assert len(hub.repositories["ann/ForMaskedLM"].commits) == 3
+    references = hub.repositories["ann/ForMaskedLM"].references
+    assert references["v1"] == references["main"] != references["other"]
+    assert json.loads(hub.files("ann/ForMaskedLM", "other")["config.json"])["architectures"] == ["LongBertModel"]
+
+
+PRIVATE = """
+import sys
+
+from transformers import AutoConfig, AutoModel
+
+for revision in ("v1", "other"):
+    config = AutoConfig.from_pretrained("ann/ForMaskedLM", revision=revision, trust_remote_code=True)
+    print(config.architectures)
+AutoModel.from_pretrained("ann/secret", trust_remote_code=True)
+print("read")
+"""
+
+
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["token", "no token"])
+def test_revisions_and_what_is_private(token, hub, published, tmp_path):
+    done = python(PRIVATE, environment=at(hub, tmp_path, token=token), blocked=True)
+    assert done.stdout.splitlines()[:2] == ["['LongBertForMaskedLM']", "['LongBertModel']"]
+    if token:
+        assert done.stdout.endswith("read\n"), done.stderr
+    else:
+        assert done.returncode != 0
+        assert "ann/secret" in done.stderr and "token" in done.stderr
+
+
+def test_a_push_without_a_token_is_refused_before_anything_is_made(hub, desk, tmp_path):
+    for token in (None, "hf_wrong"):
+        done = python(LONGBERT, "push", desk / "Model", "ann/nothing", environment=at(hub, tmp_path, token=token))
+        assert done.returncode == 2
+        assert re.fullmatch("longbert: the Hub does not know who you are .*HF_TOKEN.*", done.stderr.splitlines()[-1])
+    assert "ann/nothing" not in hub.repositories
+
+
+def test_a_broken_upload_is_tried_again(hub, desk, tmp_path):
+    hub.large_files.clear()  # what the Hub has is not sent to it
+    hub.breaks["/large/.*"] = 1
+    done = python(LONGBERT, "push", desk / "Model", "ann/retried", environment=at(hub, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert hub.breaks["/large/.*"] == 0
+    assert hub.files("ann/retried")["model.safetensors"] == (desk / "Model" / "model.safetensors").read_bytes()
+
+
+def test_what_breaks_for_good_publishes_nothing(hub, desk, tmp_path):
+    hub.breaks["/api/models/ann/broken/commit/main"] = 100
+    done = python(LONGBERT, "push", desk / "Model", "ann/broken", environment=at(hub, tmp_path))
+    assert done.returncode == 2
+    assert "the connection broke while ann/broken was pushed" in done.stderr
+    assert set(hub.files("ann/broken")) == {".gitattributes"}
+
+
+# ---- cards
+
+
+def card_of(hub: LoopbackHub, repo: str) -> tuple[dict, str]:
+    _, header, text = hub.files(repo)["README.md"].decode().split("---\n", 2)
+    return yaml.safe_load(header), text
+
+
+@pytest.mark.parametrize("repo", ["ann/ForMaskedLM", "ann/plain"])
+def test_the_card_says_what_was_extended_and_how_to_load_it(repo, hub, published):
+    data, text = card_of(hub, repo)
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "fill-mask"
+    assert "long-context" in data["tags"]
+    assert f'AutoModelForMaskedLM.from_pretrained("{repo}", trust_remote_code=True)' in text
+    assert "taken from 64 to 128 tokens" in text
+    assert "a window of 32 tokens" in text
+    assert "## Limits" in text
+
+
+def test_a_card_carries_the_licence_that_was_given(hub, published):
+    assert card_of(hub, "ann/Model")[0]["license"] == "mit"
+
+
+def test_saving_with_a_push_has_a_card_too(hub, published):
+    assert "taken from 64 to 128 tokens" in card_of(hub, "ann/saved")[1]
+
+
+EXTEND = """
+import sys
+
+from longbert import LongBertConfig, LongBertModel
+from longbert.checkpoints import extend
+
+extend("ann/bert", sys.argv[1], max_position_embeddings=128)
+config = LongBertConfig.from_pretrained("ann/bert", max_position_embeddings=128)
+LongBertModel.from_pretrained("ann/bert", config=config).push_to_hub("by-hand")
+"""
+
+
+def test_licence_language_and_base_model_of_the_source_are_carried_over(hub, tiny_source, tmp_path):
+    repository = hub.repositories["ann/bert"] = type(next(iter(hub.repositories.values())))()
+    files = {path.name: path.read_bytes() for path in tiny_source.iterdir()}
+    repository.commit("main", {**files, "README.md": b"---\nlicense: cc-by-4.0\nlanguage: en\n---\n# A BERT\n"})
+    done = python(EXTEND, tmp_path / "long", environment=at(hub, tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    header = yaml.safe_load((tmp_path / "long" / "README.md").read_text().split("---\n")[1])
+    assert header["license"] == "cc-by-4.0"
+    assert header["language"] == "en"
+    assert header["base_model"] == "ann/bert"
+    data, text = card_of(hub, "ann/by-hand")
+    assert data["base_model"] == "ann/bert"
+    assert "`ann/bert`, taken from 64 to 128 tokens" in text
+
+
+# ---- runs
+
+
+def launch(script: str, file: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, script, str(file)]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_training_pushes_its_proof_and_its_pictures(hub, tiny_source, tmp_path):
+    push = {"push_to_hub": True, "hub_model_id": "ann/trained", "hub_token": TOKEN, "max_steps": 6}
+    file = write_settings(tmp_path, tiny_source, **push)
+    done = launch("train.py", file, at(hub, tmp_path / "home", token=None))
+    assert done.returncode == 0, done.stderr
+    files = hub.files("ann/trained")
+    assert files["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert {"proof.md", "proof.png", "config.yaml", "modeling_longbert.py"} <= set(files)
+    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+    data, text = card_of(hub, "ann/trained")
+    assert "| extended, after training |" in text
+    assert "![by position in the text](proof.png)" in text
+    assert 'from_pretrained("ann/trained"' in text
+    assert "accelerate launch train.py" in text and "max_seq_length: 128" in text
+    (model,) = data["model-index"]
+    assert model["name"] == "trained" and text.startswith("\n# trained\n")
+    assert "hub_model_id" not in text
+    metrics = {each["name"]: each["value"] for each in model["results"][0]["metrics"]}
+    proof = json.loads(files["proof.json"])["rows"]["extended, after training"]["buckets"]
+    assert metrics["MLM loss, tokens all"] == round(proof["all"]["loss"], 4)
+    assert metrics["MLM loss, tokens ≥ 64"] == round(proof["≥ 64"]["loss"], 4)
+    # pushed on the way too (hub_strategy: every_save), and loadable from the first time on
+    _, first, *others = hub.repositories["ann/trained"].commits.values()
+    assert others
+    assert {"model.safetensors", "modeling_longbert.py", "README.md", "tokenizer.json"} <= set(first)
+
+
+def test_fine_tuning_pushes_its_table(hub, tiny_source, tmp_path):
+    rows = [
+        {"text": f"{word} " * (20 + 3 * number), "label": word}
+        for number in range(12)
+        for word in ("union", "congress")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "model": str(tiny_source),
+        "max_position_embeddings": 128,
+        "train_file": str(tmp_path / "rows.jsonl"),
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 2,
+        "push_to_hub": True,
+        "hub_model_id": "ann/classified",
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    done = launch("finetune/classification.py", tmp_path / "run.yaml", at(hub, tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    files = hub.files("ann/classified")
+    data, text = card_of(hub, "ann/classified")
+    assert data["pipeline_tag"] == "text-classification"
+    results = json.loads(files["results.json"])["long"]
+    metrics = {each["name"]: each["value"] for each in data["model-index"][0]["results"][0]["metrics"]}
+    assert metrics["accuracy"] == round(results["accuracy"], 4)
+    assert "AutoModelForSequenceClassification" in text and "| long |" in text
+    assert json.loads(files["config.json"])["id2label"] == {"0": "congress", "1": "union"}
+    assert len(files["model.safetensors"]) >= LFS_FROM
