@@ -129,6 +129,13 @@ def test_outputs_have_the_shapes_transformers_promises():
     assert_close(as_tuple[:2], (result.last_hidden_state, result.pooler_output))
 
 
+def test_hidden_states_of_chosen_layers():
+    model, inputs = build().eval(), padded()
+    chosen = model(**inputs, output_hidden_states=[0, -1]).hidden_states
+    every = model(**inputs, output_hidden_states=True).hidden_states
+    assert_close((chosen[0], chosen[-1]), (every[0], every[-1]))
+
+
 def test_attention_probabilities_on_request():
     model, inputs = build(attention_window=8).eval(), padded()
     result = model(**inputs, output_attentions=True)
@@ -151,6 +158,13 @@ def test_gradient_checkpointing_changes_nothing(case):
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
     assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_class", [LongBertModel, LongBertForMaskedLM])
+def test_an_old_configs_gradient_checkpointing_is_heeded(model_class):
+    config = tiny_config()
+    config.gradient_checkpointing = True
+    assert all(layer.gradient_checkpointing for layer in model_class(config).base_model.encoder.layer)
 
 
 def test_selective_checkpointing_computes_attention_once():

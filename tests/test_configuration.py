@@ -225,3 +225,11 @@ def test_a_misspelt_setting_is_an_error_that_names_the_right_one(bert):
     ):
         with pytest.raises(ValueError, match="did you mean"):
             misspelt()
+
+
+def test_what_is_nearly_a_setting_in_a_file_is_ignored_with_a_warning(saved, logged):
+    """Published configs carry what other tools wrote, which is no reason to refuse them."""
+    file = saved / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layer_norm_epsilon": 1.0}))
+    assert LongBertForMaskedLM.from_pretrained(saved).config.layer_norm_eps == LongBertConfig.layer_norm_eps
+    assert "'layer_norm_epsilon' is ignored: did its author mean 'layer_norm_eps'" in logged

@@ -4,15 +4,18 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os.path import exists
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
+from transformers.utils import logging
 
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_longbert.LongBertConfig",
@@ -122,7 +125,7 @@ class LongBertConfig(BertConfig):
         Changing `position_type` or `max_position_embeddings` starts from the rows that the source stores, so
         `pretrained_positions` becomes their number unless it is given.
         """
-        config_dict = _adopt(config_dict)
+        config_dict = _without_misspelt(_adopt(config_dict))
         names = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in sorted(names & set(kwargs))}
         _refuse_misspelt(kwargs)
@@ -140,13 +143,26 @@ class LongBertConfig(BertConfig):
         return output
 
 
-def _refuse_misspelt(names: Iterable[str]) -> None:
-    """Raise `ValueError` for what is nearly a field: transformers keeps or drops unknown settings without a word."""
+def _misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is nearly a field, with that field: transformers keeps or drops unknown settings without a word."""
     fields = [field.name for field in dataclasses.fields(LongBertConfig)]
     for name in names:
         close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
         if close and name not in fields:
-            raise ValueError(f"unknown setting {name!r}: did you mean {close[0]!r}?")
+            yield name, close[0]
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    for name, close in _misspelt(names):
+        raise ValueError(f"unknown setting {name!r}: did you mean {close!r}?")
+
+
+def _without_misspelt(config_dict: dict) -> dict:
+    """A file's settings; one that is nearly a field is left out with a warning, as other tools write into files."""
+    ignored = dict(_misspelt(config_dict))
+    for name, close in ignored.items():
+        logger.warning_once(f"the config's unknown setting {name!r} is ignored: did its author mean {close!r}?")
+    return {name: value for name, value in config_dict.items() if name not in ignored}
 
 
 def _adopt(config_dict: dict) -> dict:

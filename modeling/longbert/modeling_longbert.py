@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from os.path import join
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from huggingface_hub import ModelCard
@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput, ModelOutput
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
-from transformers.utils import logging
+from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
 from .attention import Flattening, Shard, Window, global_marks, plain_mask, text_ids
@@ -70,8 +70,11 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         if config._attn_implementation is None and not config.is_decoder:
             config._attn_implementation = LINEAR_ATTENTION
             logger.info(f"attn_implementation={LINEAR_ATTENTION!r}: linear memory, no computation on padding")
+        checkpointing = getattr(config, "gradient_checkpointing", False)
         with torch.device("meta"):  # BERT builds parts that are replaced at once: give them no memory
             super().__init__(config, *args, **kwargs)
+        if checkpointing:  # an old setting, which the first model that is built takes from the config
+            config.gradient_checkpointing = True
         self._swap_parts()
         device = torch.get_default_device()
         for child in self.children():
@@ -209,7 +212,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         inputs_embeds: torch.Tensor | None = None,
         global_attention_mask: torch.Tensor | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         """As `BertModel.forward`, but for one argument, and positions that count from the first attended token.
 
@@ -281,7 +284,9 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             flat = {name: shard.take(tensor) for name, tensor in flat.items()}
         output = super().forward(**flat, layout=layout, **kwargs)
 
-        def whole(states: torch.Tensor) -> torch.Tensor:
+        def whole(states: torch.Tensor | None) -> torch.Tensor | None:
+            if states is None:  # of a layer that `output_hidden_states=[...]` does not name
+                return None
             return flattening.pad(states if shard is None else shard.gather(states, dim=1))
 
         output.last_hidden_state = whole(output.last_hidden_state)
@@ -392,7 +397,7 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
         num_pairs_in_batch: torch.Tensor | int | None = None,
         output_logits: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...] | BertForPreTrainingOutput:
         """As `BertForPreTraining.forward`, but for three arguments, and a loss in fp32 also where there is but one
         kind of label.
@@ -442,7 +447,7 @@ class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
         num_items_in_batch: torch.Tensor | int | None = None,
         output_logits: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...] | MaskedLMOutput:
         """As `BertForMaskedLM.forward`, but for two arguments and the loss's dtype, which is always fp32.
 
