@@ -14,6 +14,7 @@ PACKAGE = ROOT / "modeling" / "longbert"
 # each module may import those before it
 ORDER = [
     "position_embeddings",
+    "families",
     "configuration_longbert",
     "attention",
     "losses",

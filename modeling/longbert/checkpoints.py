@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from . import modeling_longbert
 from .cards import write_card
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
+from .families import family_of
 from .modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining, LongBertModel, LongBertPreTrainedModel
 from .position_embeddings import extend_table
 from .saving import refuse_occupied, written_aside
@@ -26,7 +27,10 @@ ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_
 
 def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
     """The source's tokenizer, told the model's reach."""
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config)
+    # BERTs older than `model_type` are not known by their folder; other families are, and have tokenizers of their own
+    stated, _ = PreTrainedConfig.get_config_dict(source)
+    of_bert = family_of(stated).class_prefix.endswith("Bert")
+    tokenizer = AutoTokenizer.from_pretrained(source, config=config if of_bert else None)
     tokenizer.model_max_length = config.max_position_embeddings
     return tokenizer
 
@@ -35,9 +39,10 @@ def load_extended(source: str, **config_overrides: Any) -> LongBertPreTrainedMod
     """Load a source, with the head it was saved with, as a long model."""
     source = resolve_path(source)
     config = LongBertConfig.from_pretrained(source, **config_overrides)
+    stated, _ = PreTrainedConfig.get_config_dict(source)
     for architecture in config.architectures or []:
-        name = architecture if architecture.startswith("Long") else f"Long{architecture}"
-        if hasattr(modeling_longbert, name):
+        name = family_of(stated).long_class(architecture)
+        if name is not None and hasattr(modeling_longbert, name):
             return getattr(modeling_longbert, name).from_pretrained(source, config=config)
     # old checkpoints do not say which head they carry: take the richest that is there
     for model_class in (LongBertForPreTraining, LongBertForMaskedLM, LongBertModel):

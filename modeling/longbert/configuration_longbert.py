@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 from transformers.utils import logging
 
+from .families import family_of
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
 
@@ -166,19 +167,20 @@ def _without_misspelt(config_dict: dict) -> dict:
 
 
 def _adopt(config_dict: dict) -> dict:
-    """A BERT's config as a longbert's: same numbers, and its table's length kept as `pretrained_positions`.
+    """A BERT's config, whatever its family calls it, as a longbert's: same numbers, and the positions of its table as
+    `pretrained_positions`.
 
     Raises:
         ValueError: the config is of another architecture.
     """
-    # BERT checkpoints older than `model_type` carry none
-    model_type = config_dict.get("model_type", "bert")
-    if model_type == LongBertConfig.model_type:
+    family = family_of(config_dict)
+    if config_dict.get("model_type") == LongBertConfig.model_type:
         return config_dict
-    if model_type != BertConfig.model_type:
-        raise ValueError(
-            f"longbert extends checkpoints of model_type {BertConfig.model_type!r} or {LongBertConfig.model_type!r}, "
-            f"got {model_type!r}"
-        )
     rows = config_dict.get("max_position_embeddings", BertConfig.max_position_embeddings)
-    return {**config_dict, "model_type": LongBertConfig.model_type, "pretrained_positions": rows}
+    positions = rows - family.first_row(config_dict)
+    return {
+        **config_dict,
+        "model_type": LongBertConfig.model_type,
+        "max_position_embeddings": positions,
+        "pretrained_positions": positions,
+    }

@@ -29,7 +29,7 @@ from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss, sentence_pair_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
-from .transplant import refuse_source, register_transplant
+from .transplant import register_transplant, renamings_of
 
 
 logger = logging.get_logger(__name__)
@@ -94,13 +94,15 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        """As transformers'; a source that does not fit `config` is refused before its weights are read.
+        """As transformers', of any architecture that is BERT under other names (`families.py`).
 
         Raises:
-            ValueError: the source's hidden size or position table does not fit `config`.
+            ValueError: the source is another architecture, or its hidden size or position table does not fit `config`;
+                said before its weights are read.
         """
-        if isinstance(config, LongBertConfig) and pretrained_model_name_or_path is not None:
-            refuse_source(pretrained_model_name_or_path, config, kwargs)
+        if pretrained_model_name_or_path is not None:
+            renamings = renamings_of(pretrained_model_name_or_path, config, cls.__name__, kwargs)
+            kwargs["key_mapping"] = {**renamings, **(kwargs.get("key_mapping") or {})} or None
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:

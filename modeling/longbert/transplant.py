@@ -11,6 +11,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
 from .configuration_longbert import LongBertConfig
+from .families import POSITIONS, RESERVED_POSITIONS, family_of
 from .position_embeddings import POSITION_TYPES
 
 
@@ -39,6 +40,21 @@ class Transplant(ConversionOps):
         return KeepAsIs()
 
 
+class DropReservedRows(ConversionOps):
+    """Leave out a source's first rows, where they are no positions (`Family.reserves_rows`)."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, list[torch.Tensor]]:
+        (tensors,) = input_dict.values()
+        table = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: [table[len(table) - kwargs["config"].pretrained_positions :]]}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return KeepAsIs()
+
+
 class KeepAsIs(ConversionOps):
     """Saving writes what the model stores."""
 
@@ -52,9 +68,12 @@ class KeepAsIs(ConversionOps):
 
 def register_transplant(class_name: str) -> None:
     """Make every way of loading weights into the class transplant a source's table."""
-    key = "embeddings.position_embeddings.weight"
-    converter = WeightConverter(source_patterns=key, target_patterns=key, operations=[Transplant()])
-    register_checkpoint_conversion_mapping(class_name, [converter], overwrite=True)
+    operations = {POSITIONS: [Transplant()], RESERVED_POSITIONS: [DropReservedRows(), Transplant()]}
+    converters = [
+        WeightConverter(source_patterns=key, target_patterns=POSITIONS, operations=chain)
+        for key, chain in operations.items()
+    ]
+    register_checkpoint_conversion_mapping(class_name, converters, overwrite=True)
 
 
 def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) -> None:
@@ -68,12 +87,31 @@ def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) ->
         )
 
 
-def refuse_source(source: Any, config: LongBertConfig, hub_kwargs: dict) -> None:
-    """Raise `ValueError` where the config of a source says that its weights do not fit `config`."""
+def renamings_of(source: Any, config: Any, model_class: str, hub_kwargs: dict) -> dict[str, str]:
+    """What a source's weights are called, as `from_pretrained`'s `key_mapping`; none where its config cannot be read.
+
+    Raises:
+        ValueError: the source's config says that its weights do not fit `config`, or BERT at all.
+    """
     try:
         source_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
     except OSError:  # no config to compare with: the transplant itself still refuses a table that does not fit
-        return
+        return {}
+    family = family_of(source_dict)
+    same_head = family.class_prefix + model_class.removeprefix("LongBert")
+    for architecture in source_dict.get("architectures") or []:
+        if architecture == same_head and architecture in family.own_heads:
+            raise ValueError(
+                f"{source} is an {architecture}, whose head is not BERT's: load its encoder, as LongBertModel or with "
+                "another head, which is then new"
+            )
+    if isinstance(config, LongBertConfig):
+        refuse_source(source, source_dict, config)
+    return family.renamings
+
+
+def refuse_source(source: Any, source_dict: dict, config: LongBertConfig) -> None:
+    """Raise `ValueError` where a source's config says that its weights do not fit `config`."""
     stored = LongBertConfig.from_dict(source_dict)
     if stored.hidden_size != config.hidden_size:
         raise ValueError(

@@ -61,6 +61,11 @@ class TokenMasker:
         return (~chosen[words]).long()
 
 
+def second_segment(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The `token_type_ids` of a pair's second text: 0 where the tokenizer knows of no segments, as RoBERTa's."""
+    return int("token_type_ids" in tokenizer.model_input_names)
+
+
 def frame(
     input_ids: torch.LongTensor, labels: torch.LongTensor, cls_token_id: int, sep_token_id: int
 ) -> dict[str, torch.LongTensor]:
@@ -120,7 +125,8 @@ class RowMasker:
             name: torch.cat((tensor[:middle], torch.tensor([between[name]]), tensor[middle:]))
             for name, tensor in features.items()
         }
-        paired["token_type_ids"] = (torch.arange(len(paired["input_ids"])) > middle).long()
+        in_second = torch.arange(len(paired["input_ids"])) > middle
+        paired["token_type_ids"] = in_second.long() * second_segment(self.tokenizer)
         paired["next_sentence_label"] = torch.tensor(label)
         return paired
 

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 from ..arguments import described
 from ..data.batches import Encoder, Key
-from ..data.masking import collate
+from ..data.masking import collate, second_segment
 from ..modeling_longbert import LongBertForMultipleChoice
 from ..training.pretraining import Source
 from .examples import ExampleArguments, read_examples, refuse_empty
@@ -137,7 +137,9 @@ class ChoiceEncoder:
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         return {
             "input_ids": torch.tensor([cls, *first, sep, *second, sep]),
-            "token_type_ids": torch.tensor([0] * (len(first) + 2) + [1] * (len(second) + 1)),
+            "token_type_ids": torch.tensor(
+                [0] * (len(first) + 2) + [second_segment(self.tokenizer)] * (len(second) + 1)
+            ),
         }
 
 

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.documents import resolve_path
-from ..data.masking import collate
+from ..data.masking import collate, second_segment
 from ..modeling_longbert import LongBertForQuestionAnswering
 from ..training.pretraining import Source
 from .examples import ExampleArguments, read_examples, refuse_empty
@@ -176,7 +176,7 @@ class QuestionAnswering(Task):
                 {
                     "id": example["id"],
                     "input_ids": [cls, *question, sep, *piece, sep],
-                    "token_type_ids": [0] * first + [1] * (len(piece) + 1),
+                    "token_type_ids": [0] * first + [second_segment(self.tokenizer)] * (len(piece) + 1),
                     "first": first,
                     "piece": start,
                     "start": begin - start + first if inside else 0,
