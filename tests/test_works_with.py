@@ -152,7 +152,8 @@ def test_an_onnx_graph_takes_global_tokens_and_refuses_what_is_too_long(tmp_path
 
     session = exported_session(model, marked(64), tmp_path)
     for length in (64, 1000):
-        assert_same_states(run_session(session, marked(length)), model, marked(length))
+        inputs = marked(length)
+        assert_same_states(run_session(session, inputs), model, inputs)
     with pytest.raises(Exception, match=r"4096"):
         run_session(session, marked(4097))
 
