@@ -150,6 +150,11 @@ class TextLayout:
         return self.window is not None and length > self.window.longer_than
 
 
+def is_traced() -> bool:
+    """Whether this run becomes a graph that serves other inputs too: no branch may depend on a tensor's values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def text_ids(
     attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, shape: tuple[int, int]
 ) -> torch.LongTensor | None:
@@ -168,7 +173,7 @@ def text_ids(
     if position_ids is None or shape[1] == 1:
         return None
     starts = F.pad((position_ids[:, 1:] == 0) & (position_ids[:, :-1] > 0), (1, 0), value=False)
-    if not bool(starts.any()):
+    if not is_traced() and not bool(starts.any()):
         return None
     starts = starts.expand(shape).clone()
     starts[:, 0] = True
@@ -181,7 +186,8 @@ def global_marks(
     """`[batch_size, seq_length]` bool: the first tokens of every text, and those that the caller names."""
     index = torch.arange(texts.shape[1], device=texts.device).expand(texts.shape)
     new_text = F.pad(texts[:, 1:] != texts[:, :-1], (1, 0), value=True)
-    ranks = index - index.masked_fill(~new_text, 0).cummax(-1).values
+    # [0], not .values: transformers' ONNX exporter has cummax return a plain tuple
+    ranks = index - index.masked_fill(~new_text, 0).cummax(-1)[0]
     marked = (ranks < global_tokens) & (texts >= 0)
     return marked if global_attention_mask is None else marked | global_attention_mask.reshape(texts.shape).bool()
 
@@ -374,12 +380,11 @@ def plain_mask(texts: torch.LongTensor, global_tokens: torch.Tensor, window: Win
         texts: `[batch_size, seq_length]`, as from `text_ids`.
         global_tokens: `[batch_size, seq_length]` bool.
     """
-    same_text = texts[:, :, None] == texts[:, None, :]
-    lengths, ranks = same_text.sum(-1), (texts >= 0).cumsum(-1)
-    index = torch.arange(texts.shape[1], device=texts.device)
-    rows = zip(texts, ranks, lengths, global_tokens, strict=True)
-    masks = [visible(t, r, n, g, window)(index[:, None], index[None]) for t, r, n, g in rows]
-    return torch.stack(masks)[:, None]
+    lengths, ranks = (texts[:, :, None] == texts[:, None, :]).sum(-1), (texts >= 0).cumsum(-1)
+    # all rows at once, as one long row: a loop over them would fix the batch size of a traced graph
+    sees = visible(texts.flatten(), ranks.flatten(), lengths.flatten(), global_tokens.flatten(), window)
+    index = torch.arange(texts.numel(), device=texts.device).view(texts.shape)
+    return sees(index[:, :, None], index[:, None, :])[:, None]
 
 
 @functools.cache

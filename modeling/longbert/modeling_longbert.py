@@ -24,7 +24,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import Flattening, Shard, Window, global_marks, plain_mask, text_ids
+from .attention import Flattening, Shard, Window, global_marks, is_traced, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
 from .losses import masked_lm_loss, sentence_pair_loss
 from .model_card import STUB, model_card
@@ -302,8 +302,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         return (
             self.config._attn_implementation != LINEAR_ATTENTION
             or kwargs.get("output_attentions", self.config.output_attentions)
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
+            or is_traced()
         )
 
     def _plain_masks(
@@ -339,8 +338,11 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         return mask
 
     def _window(self, seq_length: int) -> Window | None:
-        """The window, where any text of the batch can be long enough for it."""
-        if self.config.attention_window is None or seq_length <= self.config.pretrained_positions:
+        """The window, where any text of the batch can be long enough for it; what is exported serves every length."""
+        if self.config.attention_window is None:
+            return None
+        exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        if not exporting and seq_length <= self.config.pretrained_positions:
             return None
         return Window(self.config.attention_window // 2, longer_than=self.config.pretrained_positions)
 
