@@ -239,6 +239,16 @@ def test_an_encoder_is_read_without_the_package(tmp_path):
     assert_close(torch.load(tmp_path / "vector.pt"), here.encode("people " * 3000, convert_to_tensor=True))
 
 
+def test_an_extended_encoder_keeps_its_modules_and_reads_to_its_reach(tmp_path):
+    extend(str(real("minilm")), tmp_path / "long", max_position_embeddings=1024)
+    encoder, source = SentenceTransformer(str(tmp_path / "long")), SentenceTransformer(str(real("minilm")))
+    assert [type(module) for module in encoder] == [type(module) for module in source]
+    assert (source.max_seq_length, encoder.max_seq_length) == (256, 1024)
+    text = "people " * 200
+    assert_close(encoder.encode(text), source.encode(text), rtol=1e-4, atol=1e-5)
+    assert (encoder.encode(text * 4) != source.encode(text * 4)).any()
+
+
 @every_type
 def test_an_encoder_of_every_type_is_saved_and_reloaded(settings, tiny_source, tmp_path):
     reach = {} if settings["position_type"] == "learned" else {"max_position_embeddings": 256}

@@ -84,4 +84,4 @@ def write_baked(path: str, out: str | Path, max_positions: int | None = None) ->
     with written_aside(out) as folder:
         bake(model, length).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        copy_encoder_modules(Path(resolve_path(path)), folder)
+        copy_encoder_modules(Path(resolve_path(path)), folder, length)

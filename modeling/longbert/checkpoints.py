@@ -68,6 +68,7 @@ def extend(source: str, out: str | Path, with_code: bool = False, **config_overr
     with written_aside(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        copy_encoder_modules(Path(resolve_path(source)), folder, model.config.max_position_embeddings)
         if not with_code:
             _drop_code(folder)
         write_card(folder, source, name=Path(out).name)
@@ -146,10 +147,14 @@ def load(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerBase]:
     return model, AutoTokenizer.from_pretrained(resolve_path(path), config=model.config)
 
 
-def copy_encoder_modules(source: Path, folder: Path) -> None:
-    """Copy what makes a folder a SentenceTransformer beside its model; nothing where it is none."""
-    for file in ENCODER_FILES:
-        if (source / file).exists():
-            shutil.copy(source / file, folder)
+def copy_encoder_modules(source: Path, folder: Path, max_seq_length: int) -> None:
+    """Copy what makes a folder a SentenceTransformer beside its model, told the model's reach; nothing where it is
+    none."""
+    for name in ENCODER_FILES:
+        if (source / name).exists():
+            settings = json.loads((source / name).read_text())
+            if isinstance(settings, dict) and "max_seq_length" in settings:
+                settings["max_seq_length"] = max_seq_length
+            (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
     for module in source.glob("[0-9]_*"):
         shutil.copytree(module, folder / module.name)

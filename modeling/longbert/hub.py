@@ -99,7 +99,7 @@ def _stage(folder: Path, stage: Path, repo_id: str, license: str | None) -> None
         raise ValueError(f"{folder} is not pushed: {'; '.join(problems)}; see `longbert inspect {folder}`")
     model.save_pretrained(stage)
     tokenizer.save_pretrained(stage)
-    copy_encoder_modules(folder, stage)
+    copy_encoder_modules(folder, stage, model.config.max_position_embeddings)
     for file in ("README.md", *EVIDENCE):
         if (folder / file).exists():
             shutil.copy(folder / file, stage)
