@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, pipeline
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 from longbert import LongBertModel
+from longbert.baking import bake
 from longbert.checkpoints import extend
 
 
@@ -257,3 +258,13 @@ def test_an_encoder_of_every_type_is_saved_and_reloaded(settings, tiny_source, t
     assert encoder.max_seq_length == encoder[0].model.config.max_position_embeddings
     encoder.save_pretrained(str(tmp_path / "saved"))
     assert (SentenceTransformer(str(tmp_path / "saved")).encode(text) == encoder.encode(text)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_baked_model_runs_in_onnxruntime(tmp_path):
+    model = real_model(position_type="hierarchical")
+    session = exported_session(bake(model, 3000), texts(64, 2), tmp_path)
+    for length in (64, 3000):
+        inputs = texts(length, 2, vocab_size=30_000)
+        assert_same_states(run_session(session, inputs), model, inputs)
