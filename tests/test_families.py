@@ -10,6 +10,7 @@ from processes import train, write_settings
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from longbert import LongBertConfig, LongBertForMaskedLM, LongBertModel
+from longbert.baking import bake
 from longbert.checkpoints import extend, load_extended, load_tokenizer
 
 
@@ -143,6 +144,16 @@ def test_every_way_in(family, original):
     ):
         assert_equal(model.position_table(N), positions_of(source).to(model.dtype))
     assert type(model) is LongBertForMaskedLM
+
+
+@every_family
+def test_its_extension_can_be_baked_into_an_ordinary_bert(family, original):
+    _, path = original(family)
+    model, _ = load(path, "ForMaskedLM", TYPES["hierarchical"])
+    inputs = inputs_for(family, LONG, "Model")
+    plain = bake(model.eval())
+    assert type(plain) is transformers.BertForMaskedLM
+    assert_close(outputs(plain, **inputs)["logits"], outputs(model, **inputs)["logits"])
 
 
 @pytest.mark.parametrize(
