@@ -435,6 +435,7 @@ def question_settings(tiny_source, tmp_path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_answers_are_found_where_truncation_cannot_see_them(question_settings, tmp_path):
     status, printed = finetune("question_answering", question_settings)
     assert status == 0, printed

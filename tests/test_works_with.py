@@ -38,10 +38,8 @@ def run(code: str, folder: Path, **environment: str) -> None:
     assert child.returncode == 0, child.stderr
 
 
-# of the others' tools there are fast tests below
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.stem, marks=[] if page.stem == "peft" else pytest.mark.slow) for page in PAGES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in PAGES])
 def test_a_page_runs(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     code = "\n".join(blocks)
