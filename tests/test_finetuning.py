@@ -447,6 +447,13 @@ def test_answers_are_found_where_truncation_cannot_see_them(question_settings, t
     assert 0 < low < results["long"]["f1"] - results["truncate"]["f1"] < high
     late = {name: row["by_position"]["≥ 64"] for name, row in results.items()}
     assert late["long"]["f1"] > 0.9 and late["truncate"]["f1"] < 0.6
+
+
+def test_questions_end_in_a_table_by_position_a_picture_and_n_best(question_settings, tmp_path):
+    status, printed = finetune("question_answering", question_settings, "max_steps=2")
+    assert status == 0, printed
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results) == ["long", "truncate", "chunk-pool"]
     buckets = [bucket["predictions"] for title, bucket in results["long"]["by_position"].items() if "≥" not in title]
     assert sum(buckets) == results["long"]["predictions"] == 40
     assert (tmp_path / "run" / "by_position.png").stat().st_size > 10_000

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import LONG, TYPES, N, assert_close, assert_equal, extended, real, table, tiny_config
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, pipeline
@@ -188,6 +189,27 @@ def test_a_quantized_model_is_saved_and_reloaded(quantization, settings, bert, t
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         assert_equal(AutoModelForMaskedLM.from_pretrained(tmp_path)(**inputs).logits, model(**inputs).logits)
+
+
+# --- PEFT
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own
+def test_adapters_train_and_positions_stay(bert):
+    model = extended(bert(), "ForMaskedLM", TYPES["learned-extended"])
+    rows = model.position_table()
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query", "value"]))
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    optimizer = torch.optim.AdamW(adapted.parameters(), lr=0.1)
+    inputs = texts(LONG, 3)
+    for _ in range(2):  # one matrix of an adapter begins at 0, and the other has no gradient before it moves
+        adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+        optimizer.step()
+    assert_equal(model.position_table(), rows)
+    with torch.no_grad():
+        logits = adapted.eval()(**inputs).logits
+        assert_close(adapted.merge_and_unload()(**inputs).logits, logits, rtol=1e-4, atol=1e-4)
 
 
 # --- pipelines
