@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from .configuration_longbert import LongBertConfig
 from .data.documents import PACKAGE_SCHEME, resolve_path
-from .model_card import ENCODER_LIBRARY, PIPELINE_TAGS, model_card
+from .model_card import ENCODER_LIBRARY, PIPELINE_TAGS, architecture_of, model_card
 
 
 SETTINGS = "config.yaml"
@@ -99,10 +99,9 @@ def eval_results(folder: Path, settings: dict[str, Any], config: LongBertConfig,
     """The figures of a proof and of a test set, as the Hub lists them (`model-index`)."""
     data = next((settings[key] for key in ("data", "test_file", "train_file", "test_folder") if settings.get(key)), "")
     names = [Path(each).name for each in ([data] if isinstance(data, str) else data)]
-    (architecture,) = config.architectures or ["LongBertModel"]
     return [
         EvalResult(
-            task_type=PIPELINE_TAGS.get(architecture, "other"),
+            task_type=PIPELINE_TAGS.get(architecture_of(config), "other"),
             dataset_type="text",
             dataset_name=", ".join(filter(None, names)) or "held-out documents",
             metric_type=metric,

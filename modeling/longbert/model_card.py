@@ -35,7 +35,7 @@ def model_card(
         sections: text by title, between the description and the limits.
         metadata: fields of `huggingface_hub.ModelCardData` that replace those derived from the config.
     """
-    (architecture,) = config.architectures or ["LongBertModel"]
+    architecture = architecture_of(config)
     source = source or config.extended_from
     data = {
         "library_name": "transformers",
@@ -45,12 +45,11 @@ def model_card(
         **metadata,
     }
     n, reach = config.pretrained_positions, config.max_position_embeddings
+    named = f"`{source}`" if source else "A BERT"
+    extent = f"taken from {n:,} to {reach:,} tokens by longbert" if reach > n else f"{n:,} tokens, in longbert's code"
     parts = [
         f"# {repo_id.rpartition('/')[2]}",
-        f"{f'`{source}`' if source else 'A BERT'}, "
-        + (
-            f"taken from {n:,} to {reach:,} tokens by longbert." if reach > n else f"{n:,} tokens, in longbert's code."
-        ),
+        f"{named}, {extent}.",
         "## Use",
         _encoder_usage(repo_id) if data["library_name"] == ENCODER_LIBRARY else _usage(architecture, repo_id),
         "## What was extended",
@@ -61,6 +60,11 @@ def model_card(
     ]
     header = ModelCardData(**data, ignore_metadata_errors=True).to_yaml()
     return ModelCard(f"---\n{header}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def architecture_of(config: LongBertConfig) -> str:
+    """The class that a checkpoint was saved from."""
+    return (config.architectures or ["LongBertModel"])[0]
 
 
 def _usage(architecture: str, repo_id: str) -> str:
