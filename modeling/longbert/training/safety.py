@@ -113,7 +113,7 @@ class SafeTrainer(Trainer):
         if self.aside is None and not at_the_end and self.is_world_process_zero():
             try:
                 push_run(checkpoint_folder, self.args)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 logger.warning(f"{checkpoint_folder} is not pushed, the run goes on: {error}")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
