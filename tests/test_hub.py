@@ -318,7 +318,8 @@ def test_training_pushes_its_proof_and_its_pictures(hub, tiny_source, tmp_path):
     assert {"model.safetensors", "modeling_longbert.py", "README.md", "tokenizer.json"} <= set(first)
 
 
-def test_fine_tuning_pushes_its_table(hub, tiny_source, tmp_path):
+@pytest.mark.parametrize("strategy", ["long", "truncate"])
+def test_fine_tuning_pushes_its_table(strategy, hub, tiny_source, tmp_path):
     rows = [
         {"text": f"{word} " * (20 + 3 * number), "label": word}
         for number in range(12)
@@ -331,6 +332,7 @@ def test_fine_tuning_pushes_its_table(hub, tiny_source, tmp_path):
         "train_file": str(tmp_path / "rows.jsonl"),
         "output_dir": str(tmp_path / "run"),
         "max_steps": 2,
+        "strategies": [strategy],
         "push_to_hub": True,
         "hub_model_id": "ann/classified",
         "report_to": "none",
@@ -342,9 +344,9 @@ def test_fine_tuning_pushes_its_table(hub, tiny_source, tmp_path):
     files = hub.files("ann/classified")
     data, text = card_of(hub, "ann/classified")
     assert data["pipeline_tag"] == "text-classification"
-    results = json.loads(files["results.json"])["long"]
+    results = json.loads(files["results.json"])[strategy]
     metrics = {each["name"]: each["value"] for each in data["model-index"][0]["results"][0]["metrics"]}
     assert metrics["accuracy"] == round(results["accuracy"], 4)
-    assert "AutoModelForSequenceClassification" in text and "| long |" in text
+    assert "AutoModelForSequenceClassification" in text and f"| {strategy} |" in text
     assert json.loads(files["config.json"])["id2label"] == {"0": "congress", "1": "union"}
     assert len(files["model.safetensors"]) >= LFS_FROM

@@ -135,6 +135,7 @@ def _one_run(
     max_length = length_at_once(strategy, source, run_args)
     encoder = task.encoder(strategy, max_length, _long_length(source, run_args))
     model = task.build(source, strategy)
+    task.tokenizer.model_max_length = model.config.max_position_embeddings  # it is saved beside this model
     # a baseline has no positions past its source's
     baseline_trains = ["all"] if run_args.train_only == ["positions"] else run_args.train_only
     select_parameters(model, run_args.train_only if strategy.extended else baseline_trains)
