@@ -1,9 +1,9 @@
 """Which extension should I use? Every recipe beside its source chunked at 512, on the same tokens and masks.
 
-    python benchmarks/extension_study.py run    STUDY.jsonl SOURCE --data books/ --lengths 2048 4096
-    python benchmarks/extension_study.py run    STUDY.jsonl SOURCE --data books/ --lengths 2048 \
+    python benchmarks/extension_study.py STUDY.jsonl SOURCE --data books/ --lengths 2048 4096
+    python benchmarks/extension_study.py STUDY.jsonl SOURCE --data books/ --lengths 2048 \
         --recipes tile-skip-special --attention "window + [CLS]" --train positions all --steps 25 100
-    python benchmarks/extension_study.py report STUDY.jsonl
+    python benchmarks/study_report.py STUDY.jsonl
 
 A cell is a recipe for the positions, an attention, a length, what is trained and for how many steps, and a seed. Each
 is one line of STUDY.jsonl; what is there already is not run again. Documents 0, k, 2k, ... are measured on, the others
@@ -15,6 +15,9 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,56 +26,82 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoTokenizer, TrainingArguments, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from longbert import POSITION_INITS, LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.documents import load_documents, resolve_path, split_held_out
-from longbert.evaluation import Prover, Scores, reading, score
+from longbert.data.masking import frame
+from longbert.evaluation import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
 from longbert.training.parameters import select_parameters
 from longbert.training.pretraining import PretrainingModel, Source, load_for_pretraining, make_plan, tokenize_for
 from longbert.training.trainer import LongTrainer
 
 
 WINDOW = 512
+BIN = 64  # positions in a point of the picture
+SEAM = 32  # positions on either side of the source's end
 ATTENTION: dict[str, dict[str, Any]] = {
     "full": {},
     "window": {"attention_window": WINDOW, "global_tokens": 0},
     "window + [CLS]": {"attention_window": WINDOW},
+    "window 384 + [CLS]": {"attention_window": 384},
+    "window 640 + [CLS]": {"attention_window": 640},
+    "window + 2 tokens": {"attention_window": WINDOW, "global_tokens": 2},
+    "window + [CLS], first layer full": {"attention_window": WINDOW, "full_attention_layers": [0]},
 }
 LOG_N = "full, log-n"  # Su (https://kexue.fm/archives/8823): attention logits times log(n) / log(512)
+LSG = "LSG's own"
+LSG_ATTENTION = ("LSG, blocks of 128, sparse by norm", "LSG, blocks of 256, no sparse tokens")
 
 
 # ---- recipes of the study's own, beside those of the package
 
 
-def _interior(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    """Tile rows n/8 to n-2: the first rows of a BERT are unlike all others, and few texts taught it its last."""
-    n, first = len(table), len(table) // 8
+def _tile_from(first: int, fade: int = 0) -> Callable[[torch.Tensor, int, Any], torch.Tensor]:
+    """Tile rows `first` to n-2; over the first `fade` places of a block the old block fades into the new one.
+
+    The first rows of a BERT are unlike all others and few texts taught it its last ones; the fade is how a sampler
+    loops a sound, and costs `fade` positions of the period.
+    """
+
+    def fill(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
+        n, rows = len(table), table.float()
+        body = n - 1 - first - fade
+        # past the table a block begins as the end of the one before it; only the first block has no such end left
+        place = first + (fade + torch.arange(length - n, device=table.device)) % body
+        share = ((place - first + 1) / (fade + 1)).clamp(max=1)[:, None]
+        blended = share * rows[place] + (1 - share) * rows[(place + body).clamp(max=n - 1)]
+        return torch.cat((table, blended.to(table.dtype)))
+
+    return fill
+
+
+def _loop(table: torch.Tensor, length: int, config: Any, context: int = 16) -> torch.Tensor:
+    """Tile rows a to b-1 for the a and b whose surroundings are most alike, so that b-1 is followed by b's like."""
+    n, rows = len(table), table.float()
+    first = torch.arange(context, n // 4, device=table.device)
+    last = torch.arange(3 * n // 4, n - context, device=table.device)
+    around = torch.arange(-context, context, device=table.device)
+    surroundings = [rows[ends[:, None] + around].flatten(1) for ends in (first, last)]
+    best = int(torch.cdist(*surroundings).argmin())
+    a, b = int(first[best // len(last)]), int(last[best % len(last)])
     position = torch.arange(length, device=table.device)
-    return table[torch.where(position < n, position, first + (position - n) % (n - 1 - first))]
+    return table[torch.where(position < n, position, a + (position - b) % (b - a))]
 
 
-def _mirror(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    """Rows 1..n-2 forwards and backwards in turn: no seam, at the price of direction."""
-    n = len(table)
-    position = torch.arange(length, device=table.device)
-    step = (position - n) % (2 * (n - 2))
-    return table[torch.where(position < n, position, torch.where(step < n - 2, n - 2 - step, step - n + 3))]
-
-
-def _cross_fade(table: torch.Tensor, length: int, config: Any, width: int = 32) -> torch.Tensor:
-    """Tile with period n-2-width: over the last rows before a seam the old block fades into the new one."""
-    n, body = len(table), len(table) - 2 - width
-    position = torch.arange(length, device=table.device)
-    past = position - (n - width)
-    place = 1 + past % body
-    ending = (place + body).clamp(max=n - 1)
-    # in the first `width` places of a block both readings of a position exist: as its beginning and as the old end
-    share = (place.float() / (width + 1)).clamp(max=1)[:, None]
-    blended = share * table.float()[place] + (1 - share) * table.float()[ending]
-    own = position[:, None] < n
-    return torch.where(own, table.float()[position.clamp(max=n - 1)], blended).to(table.dtype)
+def _continued(table: torch.Tensor, length: int, config: Any, rank: int = 12) -> torch.Tensor:
+    """Continue the table's own waves: rows of a BERT lie near some 12 dimensions, in which each step is a rotation."""
+    n, rows = len(table), table.float()[32:-1]
+    mean = rows.mean(0)
+    axes = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:rank]
+    path = (rows - mean) @ axes.T
+    turns = torch.linalg.eigvals(torch.linalg.lstsq(path[:-1], path[1:]).solution)
+    turns = turns / turns.abs()  # what grows or fades within the table would explode or vanish past it
+    recent = path[-128:].to(turns.dtype)
+    weights = torch.linalg.lstsq(turns ** torch.arange(1 - len(recent), 1)[:, None], recent).solution
+    ahead = (turns ** torch.arange(2, length - n + 2)[:, None] @ weights).real
+    return torch.cat((table, (ahead @ axes + mean).to(table.dtype)))
 
 
 def _coarse_rows(first: int, stride: int) -> Callable[[torch.Tensor, int, Any], torch.Tensor]:
@@ -89,25 +118,30 @@ def _coarse_rows(first: int, stride: int) -> Callable[[torch.Tensor, int, Any], 
 
 
 POSITION_INITS |= {
-    "interior": _interior,
-    "mirror": _mirror,
-    "cross-fade": _cross_fade,
+    "interior": _tile_from(64),
+    **{f"cross-fade {fade}": _tile_from(1, fade) for fade in (16, 32, 64, 128)},
+    **{f"interior, cross-fade {fade}": _tile_from(64, fade) for fade in (16, 32, 64)},
+    "loop": _loop,
+    "continued": _continued,
     "hierarchical, coarse rows 128 + 16 b": _coarse_rows(128, 16),
 }
+TABLE = {"position_type": "learned-extended"}
 RECIPES: dict[str, dict[str, Any]] = {
-    **{name: {"position_init": name} for name in POSITION_INITS if not name.startswith("hierarchical")},
+    **{name: {**TABLE, "position_init": name} for name in POSITION_INITS if not name.startswith("hierarchical")},
     **{
         f"hierarchical {alpha}": {"position_type": "hierarchical", "hierarchical_alpha": alpha}
         for alpha in (0.1, 0.2, 0.3, 0.4, 0.6)
     },
     **{
         f"hierarchical {alpha}, coarse rows 128 + 16 b": {
+            **TABLE,
             "position_init": "hierarchical, coarse rows 128 + 16 b",
             "hierarchical_alpha": alpha,
         }
         for alpha in (0.1, 0.4)
     },
     "sinusoidal": {"position_type": "sinusoidal"},
+    "its own type": {},
 }
 
 
@@ -116,7 +150,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One measurement; the baseline's recipe is `chunked`."""
+    """One measurement; the baselines' recipes are those of `CHUNKED`, and all is compared with the first."""
 
     checkpoint: str
     data: str
@@ -125,6 +159,7 @@ class Cell:
     attention: str = "full"
     train: str = "none"
     steps: int = 0
+    learning_rate: float = 0.0
     seed: int = 0
 
 
@@ -144,6 +179,29 @@ class Study:
             file.write(json.dumps({"cell": dataclasses.asdict(cell), **result}) + "\n")
 
 
+def overlapping(tokenizer: PreTrainedTokenizerBase, window: int) -> Reading:
+    """Read in windows that share half their tokens, each token predicted where most context is around it."""
+
+    def read(document: MaskedDocument) -> list[Segment]:
+        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        size = window - 2
+        tokens, step = len(document.input_ids), size // 2
+        segments = []
+        for start in range(0, max(tokens - size, 0) + step, step):
+            at = torch.arange(start, min(start + size, tokens))
+            inner = (at >= start + step // 2) | (start == 0)
+            inner &= (at < start + step // 2 + step) | (start + size >= tokens)
+            labels = document.labels[at].where(inner, torch.tensor(-100))
+            positions = torch.arange(start, start + len(at) + 2)
+            segments.append(Segment(frame(document.input_ids[at], labels, *special), positions))
+        return segments
+
+    return read
+
+
+CHUNKED = {"chunked": reading, "chunked, half overlapping": overlapping}
+
+
 class Bench:
     """Held-out texts of one length, and what a model makes of them beside the chunked baseline."""
 
@@ -154,7 +212,7 @@ class Bench:
         self.prover = Prover(
             held_out,
             AutoTokenizer.from_pretrained(self.source),
-            window=self.native.pretrained_positions,
+            window=self.native.max_position_embeddings,
             max_seq_length=length,
             at_most=arguments.documents,
             mlm_probability=0.15,
@@ -165,38 +223,57 @@ class Bench:
         overrides = {**RECIPES[recipe], **ATTENTION.get(attention, {})}
         return LongBertConfig.from_pretrained(self.source, max_position_embeddings=length, **overrides)
 
-    def measure(self, model: PretrainingModel, window: int | None = None) -> dict[str, Any]:
-        """Sums of losses and numbers of masked tokens: a row for each text, a column for each position bucket."""
+    def measure(self, model: PretrainingModel, read: Reading | None = None) -> dict[str, Any]:
+        """What a model makes of the texts, read whole unless told."""
         begun = time.perf_counter()
-        read = reading(self.prover.tokenizer, window)
+        read = read or reading(self.prover.tokenizer)
         texts = [score(model, [text], read, self.prover.tokenizer) for text in self.prover.texts]
-        columns = {**self.prover.proof.columns(), "seams": None}
-        sums = {
-            title: [_sum(self._seams(text) if bounds is None else text.within(*bounds)) for text in texts]
-            for title, bounds in columns.items()
+        return {**self.sums(texts), "seconds": round(time.perf_counter() - begun, 1)}
+
+    def measure_lsg(self, python: str, settings: str) -> dict[str, Any]:
+        """What LSG's conversion of the source makes of them; it needs a python of its own."""
+        length = str(self.prover.proof.max_seq_length)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "texts.pt")
+            framed = [segment for text in self.prover.texts for segment in reading(self.prover.tokenizer)(text)]
+            torch.save([segment.features for segment in framed], file)
+            script = Path(__file__).with_name("lsg_quality.py")
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            subprocess.run([python, script, self.source, length, settings, file], check=True, env=environment)
+            results = torch.load(file.with_suffix(".results"))
+        positions = [segment.positions[segment.features["labels"] != -100] for segment in framed]
+        pairs = zip(positions, results, strict=True)
+        return self.sums([Scores(at.numpy(), loss.numpy(), correct.numpy()) for at, (loss, correct) in pairs])
+
+    def sums(self, texts: list[Scores]) -> dict[str, Any]:
+        """Sums over masked tokens: by text and position bucket, and by every 64 positions."""
+        proof = self.prover.proof
+        columns = {**proof.columns(), "first seam": (proof.window - SEAM, proof.window + SEAM)}
+        bins = [(start, start + BIN) for start in range(0, proof.max_seq_length, BIN)]
+        return {
+            "sums": {title: [_sum([text.within(*bounds)]) for text in texts] for title, bounds in columns.items()},
+            "profile": [_sum([text.within(*bounds) for text in texts]) for bounds in bins],
         }
-        return {"sums": sums, "seconds": round(time.perf_counter() - begun, 1)}
-
-    def _seams(self, text: Scores, reach: int = 16) -> Scores:
-        """The tokens within `reach` of a multiple of the source's length."""
-        n = self.prover.proof.window
-        near = (text.position >= n - reach) & ((text.position + reach) % n < 2 * reach)
-        return Scores(text.position[near], text.loss[near], text.correct[near])
 
 
-def _sum(scores: Scores) -> tuple[float, int]:
-    return round(float(scores.loss.sum()), 4), len(scores.loss)
+def _sum(scores: list[Scores]) -> tuple[float, int, int]:
+    """Loss, masked tokens, and those that were predicted."""
+    loss = np.concatenate([each.loss for each in scores])
+    return round(float(loss.sum()), 4), len(loss), int(sum(each.correct.sum() for each in scores))
 
 
 def cells_of(arguments: argparse.Namespace, length: int) -> Iterator[Cell]:
     """What is asked for at a length, the baseline first."""
-    fixed = (Path(arguments.source).name, arguments.name or ", ".join(arguments.data), length)
-    yield Cell(*fixed, "chunked", train="none")
-    trainings = (
-        [("none", 0)] if not arguments.train else list(itertools.product(arguments.train, [max(arguments.steps)]))
-    )
-    for recipe, attention, (train, steps) in itertools.product(arguments.recipes, arguments.attention, trainings):
-        yield Cell(*fixed, recipe, attention, train, steps, arguments.seed)
+    fixed = (arguments.source_name or arguments.source, arguments.data_name or ", ".join(arguments.data), length)
+    yield from (Cell(*fixed, chunked) for chunked in CHUNKED)
+    if arguments.lsg_python:
+        yield from (Cell(*fixed, LSG, attention) for attention in LSG_ATTENTION)
+    trainings = [("none", 0, 0.0, 0)]
+    if arguments.train:
+        rates = {"all": arguments.learning_rate, "positions": arguments.positions_learning_rate}
+        trainings = [(train, max(arguments.steps), rates[train], arguments.seed) for train in arguments.train]
+    for recipe, attention, training in itertools.product(arguments.recipes, arguments.attention, trainings):
+        yield Cell(*fixed, recipe, attention, *training)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -207,13 +284,15 @@ def run(arguments: argparse.Namespace) -> None:
         bench = Bench(arguments, length) if todo else None
         for cell in todo:
             print(cell, flush=True)
-            if cell.recipe == "chunked":
-                model = load_for_pretraining(bench.source, bench.native)
-                study.add(cell, bench.measure(model, bench.native.pretrained_positions))
+            if cell.recipe in CHUNKED:
+                read = CHUNKED[cell.recipe](bench.prover.tokenizer, bench.native.max_position_embeddings)
+                study.add(cell, bench.measure(load_for_pretraining(bench.source, bench.native), read))
+            elif cell.recipe == LSG:
+                study.add(cell, bench.measure_lsg(arguments.lsg_python, cell.attention))
             elif cell.train == "none":
                 model = load_for_pretraining(bench.source, bench.config(cell.recipe, cell.attention, length))
                 if cell.attention == LOG_N:
-                    scale_attention(model, math.log(length) / math.log(bench.native.pretrained_positions))
+                    scale_attention(model, math.log(length) / math.log(bench.native.max_position_embeddings))
                 study.add(cell, bench.measure(model))
             else:
                 train(bench, cell, arguments, study)
@@ -237,7 +316,7 @@ def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study)
         "max_seq_length": cell.length,
         "max_steps": cell.steps,
         "per_device_train_batch_size": max(1, arguments.tokens_per_step // cell.length),
-        "learning_rate": arguments.positions_learning_rate if cell.train == "positions" else arguments.learning_rate,
+        "learning_rate": cell.learning_rate,
         "warmup_steps": 0.1,
         "lr_scheduler_type": "constant_with_warmup",  # or a run of fewer steps would not be part of a longer one
         "weight_decay": 0.01,
@@ -268,73 +347,33 @@ def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study)
     )
     trainer.train()
     chunked = dataclasses.replace(cell, recipe=f"chunked after {cell.recipe}")
-    study.add(chunked, bench.measure(model, bench.native.pretrained_positions))
-
-
-# ---- what the measurements say
-
-
-def ratio(result: dict[str, Any], baseline: dict[str, Any], column: str, resamples: int = 2000) -> tuple[float, ...]:
-    """Mean loss over the baseline's on the same tokens, with a 95 % bootstrap interval over texts."""
-    ours, theirs = (np.array(each["sums"][column])[:, 0] for each in (result, baseline))
-    drawn = np.random.default_rng(0).integers(len(ours), size=(resamples, len(ours)))
-    resampled = ours[drawn].sum(1) / theirs[drawn].sum(1)
-    return ours.sum() / theirs.sum(), *np.quantile(resampled, [0.025, 0.975])
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Print a table for each checkpoint, data and length: loss against the chunked baseline's, in percent."""
-    study = Study(arguments.study)
-    tables = []
-    for place in dict.fromkeys((cell.checkpoint, cell.data, cell.length) for cell in study.results):
-        cells = {cell: result for cell, result in study.results.items() if place == dataclasses.astuple(cell)[:3]}
-        baseline = cells.pop(Cell(*place, "chunked"))
-        columns = [title for title, column in baseline["sums"].items() if sum(count for _, count in column)]
-        losses = {title: np.array(baseline["sums"][title]).sum(0) for title in columns}
-        texts = len(baseline["sums"]["all"])
-        lines = [
-            f"{place[0]}, {place[1]}, {place[2]:,} tokens, {texts} texts; loss against chunked, percent (95 %):",
-            "",
-            f"| positions | attention | trained | {' | '.join(columns)} |",
-            f"|---|---|---|{'---|' * len(columns)}",
-            f"| chunked | | | {' | '.join(f'{loss / count:.3f}' for loss, count in losses.values())} |",
-        ]
-        ordered = sorted(cells, key=lambda cell: ratio(cells[cell], baseline, f"≥ {WINDOW}", 1)[0])
-        for cell in ordered:
-            found = [ratio(cells[cell], baseline, title) for title in columns]
-            shown = [f"{100 * (r - 1):+.1f} ({100 * (a - 1):+.1f} to {100 * (b - 1):+.1f})" for r, a, b in found]
-            trained = "no" if cell.train == "none" else f"{cell.train}, {cell.steps} steps"
-            lines.append(f"| {cell.recipe} | {cell.attention} | {trained} | {' | '.join(shown)} |")
-        tables.append("\n".join(lines))
-    print("\n\n".join(tables))
+    study.add(chunked, bench.measure(model, reading(source.tokenizer, bench.native.max_position_embeddings)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser("run", help="measure")
-    command.set_defaults(run=run)
-    command.add_argument("study", type=Path)
-    command.add_argument("source")
-    command.add_argument("--data", nargs="+", required=True)
-    command.add_argument("--held-out-every", type=int, default=10)
-    command.add_argument("--name", help="of the data, in the tables")
-    command.add_argument("--documents", type=int, default=12)
-    command.add_argument("--lengths", type=int, nargs="+", default=[2048])
-    command.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
-    command.add_argument("--attention", nargs="+", default=list(ATTENTION), choices=[*ATTENTION, LOG_N])
-    command.add_argument("--train", nargs="+", default=[], choices=["positions", "all"])
-    command.add_argument("--steps", type=int, nargs="+", default=[100], help="measure after each of these")
-    command.add_argument("--tokens-per-step", type=int, default=4096)
-    command.add_argument("--learning-rate", type=float, default=5e-5)
-    command.add_argument("--positions-learning-rate", type=float, default=1e-3)
-    command.add_argument("--seed", type=int, default=0)
-    command = commands.add_parser("report", help="print the tables")
-    command.set_defaults(run=report)
-    command.add_argument("study", type=Path)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("source")
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--held-out-every", type=int, default=10)
+    parser.add_argument("--source-name", help="in the tables")
+    parser.add_argument("--data-name", help="in the tables")
+    parser.add_argument("--documents", type=int, default=12)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048])
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
+    parser.add_argument(
+        "--attention", nargs="+", default=["full", "window", "window + [CLS]"], choices=[*ATTENTION, LOG_N]
+    )
+    parser.add_argument("--train", nargs="+", default=[], choices=["positions", "all"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[100], help="measure after each of these")
+    parser.add_argument("--tokens-per-step", type=int, default=4096)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--positions-learning-rate", type=float, default=1e-3)
+    parser.add_argument("--lsg-python", help="python of a venv as lsg_quality.py describes: measure LSG's model too")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    arguments.run(arguments)
+    run(arguments)
 
 
 if __name__ == "__main__":

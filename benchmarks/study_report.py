@@ -1,0 +1,213 @@
+"""What the cells of extension_study.py say: tables and pictures.
+
+    python benchmarks/study_report.py STUDY.jsonl --pictures docs/study > docs/study/tables.md
+
+Everything is a loss against that of the source chunked at its own length, on the same tokens and masks, in percent:
+below zero is better than chunking. Intervals are 95 %, by bootstrap over texts.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from extension_study import BIN, WINDOW, Cell, Study
+
+
+Result = dict[str, Any]
+Place = tuple[str, str, int]
+PAST = f"≥ {WINDOW}"
+COLUMNS = ("0-511", PAST, "all", "first seam")
+
+
+def places(study: Study) -> dict[Place, tuple[Result, dict[Cell, Result]]]:
+    """The baseline and the other cells for each checkpoint, data and length."""
+    found: dict[Place, tuple[Result, dict[Cell, Result]]] = {}
+    for place in dict.fromkeys((cell.checkpoint, cell.data, cell.length) for cell in study.results):
+        cells = {cell: result for cell, result in study.results.items() if place == dataclasses.astuple(cell)[:3]}
+        found[place] = cells.pop(Cell(*place, "chunked")), cells
+    return found
+
+
+def change(result: Result, baseline: Result, column: str, resamples: int = 2000) -> tuple[float, float, float]:
+    """Percent by which the loss is above the baseline's on the same tokens, and its interval over texts."""
+    ours, theirs = (np.array(each["sums"][column])[:, 0] for each in (result, baseline))
+    drawn = np.random.default_rng(0).integers(len(ours), size=(resamples, len(ours)))
+    low, high = np.quantile(ours[drawn].sum(1) / theirs[drawn].sum(1), [0.025, 0.975])
+    return tuple(100 * (ratio - 1) for ratio in (ours.sum() / theirs.sum(), low, high))
+
+
+def loss(result: Result, column: str) -> float:
+    """Mean over masked tokens, in nats."""
+    summed = np.array(result["sums"][column]).sum(0)
+    return summed[0] / summed[1]
+
+
+def accuracy(result: Result) -> float:
+    """Share of the masked tokens past the source's end that are predicted."""
+    summed = np.array(result["sums"][PAST]).sum(0)
+    return summed[2] / summed[1] if len(summed) > 2 else float("nan")
+
+
+def chunks(cell: Cell) -> bool:
+    """Whether it reads in chunks, which is what the others are compared with."""
+    return cell.recipe.startswith("chunked")
+
+
+def trained(cell: Cell) -> str:
+    return "no" if cell.train == "none" else f"{cell.train}, {cell.steps} steps at {cell.learning_rate:g}"
+
+
+def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
+    """One line for each cell, the lowest loss past the source's end first."""
+    checkpoint, data, length = place
+    losses = [loss(baseline, column) for column in COLUMNS]
+    lines = [
+        f"{checkpoint}, {data}, {length:,} tokens, {len(baseline['sums']['all'])} texts:",
+        "",
+        f"| positions | attention | trained | {' | '.join(COLUMNS)} | accuracy {PAST} |",
+        f"|---|---|---|{'---|' * len(COLUMNS)}---|",
+        f"| chunked | full | no | {' | '.join(f'{each:.3f}' for each in losses)} | {accuracy(baseline):.3f} |",
+    ]
+    for cell in sorted(cells, key=lambda cell: change(cells[cell], baseline, PAST, 1)[0]):
+        found = [change(cells[cell], baseline, column) for column in COLUMNS]
+        shown = " | ".join(f"{value:+.1f} ({low:+.1f} to {high:+.1f})" for value, low, high in found)
+        lines.append(f"| {cell.recipe} | {cell.attention} | {trained(cell)} | {shown} | {accuracy(cells[cell]):.3f} |")
+    return "\n".join(lines)
+
+
+# ---- pictures
+
+
+def draw_untrained(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
+    """Every untrained recipe, a panel for each attention."""
+    attentions = ("window + [CLS]", "full")
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for axis, attention in zip(axes, attentions, strict=True):
+        chosen = {
+            c.recipe: change(r, baseline, PAST)
+            for c, r in cells.items()
+            if (c.attention, c.train) == (attention, "none") and not chunks(c)
+        }
+        ordered = sorted(chosen, key=lambda recipe: -chosen[recipe][0])
+        for height, recipe in enumerate(ordered):
+            value, low, high = chosen[recipe]
+            axis.errorbar(value, height, xerr=[[value - low], [high - value]], fmt="o", color="C0")
+            axis.annotate(
+                f"{value:+.1f} %", (value, height), textcoords="offset points", xytext=(0, 6), ha="center", size=7
+            )
+        axis.set_yticks(range(len(ordered)), ordered, size=8)
+        axis.set_xscale("symlog", linthresh=3)
+        axis.set(xlim=(-3, 400), ylim=(-0.8, max(1, len(ordered)) - 0.2))
+        axis.set_xticks((-2, -1, 0, 1, 2, 10, 30, 100), ("-2", "-1", "0", "1", "2", "10", "30", "100"))
+        axis.axvline(0, color="gray", linewidth=1)
+        axis.set(title=attention, xlabel=f"loss past token {WINDOW} against chunking, percent, untrained")
+    _save(figure, file)
+
+
+def draw_positions(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
+    """Loss by position against chunking's: where the seams and the aliasing show."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    shown = {
+        "window + [CLS]": ("tile-skip-special", "tile", "hierarchical 0.2"),
+        "full": ("tile-skip-special", "hierarchical 0.4", "repeat-last"),
+    }
+    for axis, (attention, recipes) in zip(axes, shown.items(), strict=True):
+        for recipe in recipes:
+            result = cells.get(Cell(*place, recipe, attention))
+            if result:
+                ratio = [
+                    ours[0] / theirs[0] for ours, theirs in zip(result["profile"], baseline["profile"], strict=True)
+                ]
+                axis.plot(BIN * np.arange(len(ratio)) + BIN / 2, 100 * (np.array(ratio) - 1), label=recipe)
+        for seam in range(WINDOW, place[2], WINDOW):
+            axis.axvline(seam, color="lightgray", linestyle="--", linewidth=1)
+        axis.axhline(0, color="gray", linewidth=1)
+        axis.set(
+            title=f"{attention}, untrained",
+            xlabel=f"position, {BIN} to a point",
+            ylabel="loss against chunking, percent",
+        )
+        _legend(axis)
+    _save(figure, file)
+
+
+def draw_steps(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
+    """What training does, step by step."""
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    runs: dict[Cell, dict[int, Result]] = {}
+    for cell, result in cells.items():
+        if cell.train != "none" and not chunks(cell):
+            runs.setdefault(dataclasses.replace(cell, steps=0), {})[cell.steps] = result
+    for run, points in runs.items():
+        untrained = cells.get(Cell(*place, run.recipe, run.attention))
+        points |= {0: untrained} if untrained else {}
+        heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
+        label = f"{run.recipe}, {run.attention}: {run.train} at {run.learning_rate:g}"
+        axis.plot(sorted(points), heights, marker="o", label=label)
+    axis.axhline(0, color="gray", linewidth=1)
+    axis.set(xlabel="steps of 4,096 tokens", ylabel=f"loss past token {WINDOW} against chunking, percent")
+    _legend(axis)
+    _save(figure, file)
+
+
+def draw_alpha(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
+    """Hierarchical positions by alpha, untrained: what is kept below the source's end and what is gained past it."""
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for attention, style in (("full", "-"), ("window + [CLS]", "--")):
+        for column in ("0-511", PAST):
+            chosen = {
+                float(c.recipe.split()[1]): change(r, baseline, column, 1)[0]
+                for c, r in cells.items()
+                if c.attention == attention
+                and c.train == "none"
+                and c.recipe.startswith("hierarchical")
+                and "," not in c.recipe
+            }
+            axis.plot(
+                sorted(chosen),
+                [chosen[alpha] for alpha in sorted(chosen)],
+                style,
+                marker="o",
+                label=f"{attention}, {column}",
+            )
+    axis.set(xlabel="hierarchical_alpha", ylabel="loss against chunking, percent")
+    _legend(axis)
+    _save(figure, file)
+
+
+def _legend(axis: Any) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+
+
+def _save(figure: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+    print(file, file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--pictures", type=Path, help="folder to draw them in")
+    arguments = parser.parse_args()
+    found = places(Study(arguments.study))
+    print("\n\n".join(table(place, *cells) for place, cells in found.items()))
+    if arguments.pictures:
+        main_place = max(found, key=lambda place: len(found[place][1]))
+        for name, draw in {
+            "untrained": draw_untrained,
+            "positions": draw_positions,
+            "steps": draw_steps,
+            "alpha": draw_alpha,
+        }.items():
+            draw(main_place, *found[main_place], arguments.pictures / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
