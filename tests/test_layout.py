@@ -28,6 +28,7 @@ ORDER = [
     "arguments",
     "saving",
     "cards",
+    "recipes",
     "checkpoints",
     "baking",
     "hub",

@@ -84,7 +84,7 @@ def _drop_code(folder: Path) -> None:
 
 
 def describe(model: LongBertPreTrainedModel) -> list[str]:
-    """Which positions there are and whose their vectors are, a line each."""
+    """Which positions there are, whose their vectors are, and what a token sees, a line each."""
     config, weight = model.config, model.get_position_embeddings().weight
     n, reach = config.pretrained_positions, config.max_position_embeddings
     lines = [
@@ -104,6 +104,8 @@ def describe(model: LongBertPreTrainedModel) -> list[str]:
         lines.append(f"no rows: sinusoids of base {config.sinusoidal_base}, scale {weight.item():.4g}")
     else:
         lines.append(f"rows 0-{reach - 1}: stored")
+    window = config.attention_window
+    lines.append(f"attention: {f'a window of {window} tokens, {config.global_tokens} global' if window else 'full'}")
     return lines
 
 

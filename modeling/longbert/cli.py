@@ -7,18 +7,30 @@ from pathlib import Path
 
 from .arguments import USER_ERRORS
 from .configuration_longbert import LongBertConfig
+from .data.documents import resolve_path
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
+from .recipes import RECIPES, default_recipe
+
+
+FULL = "full"
+
+
+def _window(text: str) -> int | str:
+    return text if text == FULL else int(text)
 
 
 def add_extend(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("extend", help="make a long model of a BERT checkpoint")
     command.add_argument("source", help="folder, Hub id, or package://name/folder")
     command.add_argument("out", help="new or empty folder")
-    command.add_argument("--position-type", default=LongBertConfig.position_type, choices=list(POSITION_TYPES))
-    command.add_argument("--position-init", default=LongBertConfig.position_init, choices=list(POSITION_INITS))
     command.add_argument("--max-positions", type=int, required=True, help="tokens the new model reaches")
-    command.add_argument("--alpha", type=float, default=LongBertConfig.hierarchical_alpha, help="hierarchical_alpha")
-    command.add_argument("--attention-window", type=int, help="tokens, even; by default attention is full")
+    command.add_argument(
+        "--recipe", choices=list(RECIPES), help="by how much training follows; default for a plain BERT: untrained"
+    )
+    command.add_argument("--position-type", choices=list(POSITION_TYPES), help="in the recipe's place, as those below")
+    command.add_argument("--position-init", choices=list(POSITION_INITS))
+    command.add_argument("--alpha", type=float, help="hierarchical_alpha")
+    command.add_argument("--attention-window", type=_window, help="tokens, even; or full")
     command.add_argument("--with-code", action="store_true", help="the folder loads without longbert installed")
     command.set_defaults(run=run_extend)
 
@@ -26,17 +38,27 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
 def run_extend(arguments: argparse.Namespace) -> int:
     from .checkpoints import describe, extend
 
+    source = resolve_path(arguments.source)
+    name = arguments.recipe or default_recipe(source)
+    recipe = RECIPES[name] if name else None
+    asked = {
+        "position_type": arguments.position_type,
+        "position_init": arguments.position_init,
+        "hierarchical_alpha": arguments.alpha,
+        "attention_window": arguments.attention_window,
+    }
+    given = {name: None if value == FULL else value for name, value in asked.items() if value is not None}
+    settings = recipe.settings(LongBertConfig.from_pretrained(source)) if recipe else {}
     model = extend(
         arguments.source,
         arguments.out,
         with_code=arguments.with_code,
-        position_type=arguments.position_type,
-        position_init=arguments.position_init,
         max_position_embeddings=arguments.max_positions,
-        hierarchical_alpha=arguments.alpha,
-        attention_window=arguments.attention_window,
+        **{**settings, **given},
     )
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
+    if recipe and not given:
+        print(f"expect: {recipe.expect}")
     return 0
 
 
