@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArgumen
 
 from longbert import POSITION_INITS, LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
+from longbert.data.batches import TrainingPlan
 from longbert.data.documents import load_documents, resolve_path, split_held_out
 from longbert.data.masking import frame
 from longbert.evaluation import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
@@ -230,20 +231,30 @@ class Bench:
         texts = [score(model, [text], read, self.prover.tokenizer) for text in self.prover.texts]
         return {**self.sums(texts), "seconds": round(time.perf_counter() - begun, 1)}
 
-    def measure_lsg(self, python: str, settings: str) -> dict[str, Any]:
-        """What LSG's conversion of the source makes of them; it needs a python of its own."""
-        length = str(self.prover.proof.max_seq_length)
+    def measure_lsg(self, python: str, settings: str, training: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """What LSG's conversion of the source makes of them, after each number of steps; its python is its own."""
+        framed = [segment for text in self.prover.texts for segment in reading(self.prover.tokenizer)(text)]
+        task = {
+            "source": self.source,
+            "max_sequence_length": self.prover.proof.max_seq_length,
+            "settings": settings,
+            "texts": [segment.features for segment in framed],
+            **training,
+        }
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "texts.pt")
-            framed = [segment for text in self.prover.texts for segment in reading(self.prover.tokenizer)(text)]
-            torch.save([segment.features for segment in framed], file)
+            file = Path(folder, "task.pt")
+            torch.save(task, file)
             script = Path(__file__).with_name("lsg_quality.py")
             environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-            subprocess.run([python, script, self.source, length, settings, file], check=True, env=environment)
+            subprocess.run([python, script, file], check=True, env=environment)
             results = torch.load(file.with_suffix(".results"))
-        positions = [segment.positions[segment.features["labels"] != -100] for segment in framed]
-        pairs = zip(positions, results, strict=True)
-        return self.sums([Scores(at.numpy(), loss.numpy(), correct.numpy()) for at, (loss, correct) in pairs])
+        positions = [segment.positions[segment.features["labels"] != -100].numpy() for segment in framed]
+        return {
+            steps: self.sums(
+                [Scores(at, *(each.numpy() for each in text)) for at, text in zip(positions, texts, strict=True)]
+            )
+            for steps, texts in results.items()
+        }
 
     def sums(self, texts: list[Scores]) -> dict[str, Any]:
         """Sums over masked tokens: by text and position bucket, and by every 64 positions."""
@@ -266,14 +277,13 @@ def cells_of(arguments: argparse.Namespace, length: int) -> Iterator[Cell]:
     """What is asked for at a length, the baseline first."""
     fixed = (arguments.source_name or arguments.source, arguments.data_name or ", ".join(arguments.data), length)
     yield from (Cell(*fixed, chunked) for chunked in CHUNKED)
-    if arguments.lsg_python:
-        yield from (Cell(*fixed, LSG, attention) for attention in LSG_ATTENTION)
     trainings = [("none", 0, 0.0, 0)]
     if arguments.train:
         rates = {"all": arguments.learning_rate, "positions": arguments.positions_learning_rate}
         trainings = [(train, max(arguments.steps), rates[train], arguments.seed) for train in arguments.train]
     for recipe, attention, training in itertools.product(arguments.recipes, arguments.attention, trainings):
-        yield Cell(*fixed, recipe, attention, *training)
+        if (recipe == LSG) == (attention in LSG_ATTENTION):
+            yield Cell(*fixed, recipe, attention, *training)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -288,7 +298,9 @@ def run(arguments: argparse.Namespace) -> None:
                 read = CHUNKED[cell.recipe](bench.prover.tokenizer, bench.native.max_position_embeddings)
                 study.add(cell, bench.measure(load_for_pretraining(bench.source, bench.native), read))
             elif cell.recipe == LSG:
-                study.add(cell, bench.measure_lsg(arguments.lsg_python, cell.attention))
+                training = lsg_training(bench, cell, arguments)
+                for steps, result in bench.measure_lsg(arguments.lsg_python, cell.attention, training).items():
+                    study.add(dataclasses.replace(cell, steps=steps), result)
             elif cell.train == "none":
                 model = load_for_pretraining(bench.source, bench.config(cell.recipe, cell.attention, length))
                 if cell.attention == LOG_N:
@@ -306,9 +318,8 @@ def scale_attention(model: PretrainingModel, factor: float) -> None:
         layer.attention.self.query.bias.mul_(factor)
 
 
-def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study) -> None:
-    """Train a recipe as train.py does, and measure it after each number of steps, and chunked after the last."""
-    set_seed(cell.seed)
+def prepare(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> tuple[Source, TrainingPlan, TrainingArguments]:
+    """What train.py would train on for a cell, and how."""
     settings = {
         "model": bench.source,
         "max_position_embeddings": cell.length,
@@ -332,9 +343,15 @@ def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study)
     model_args, data_args, run_args, args = from_settings(settings, *types)
     source = Source.of(model_args)
     tokens = tokenize_for(bench.training, source.tokenizer, run_args)
+    return source, make_plan(tokens, source, data_args, run_args, args), args
+
+
+def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study) -> None:
+    """Train a recipe as train.py does, and measure it after each number of steps, and chunked after the last."""
+    set_seed(cell.seed)
+    source, plan, args = prepare(bench, cell, arguments)
     model = load_for_pretraining(bench.source, bench.config(cell.recipe, cell.attention, cell.length))
     print(select_parameters(model, [cell.train]))
-    plan = make_plan(tokens, source, data_args, run_args, args)
 
     def measure(model: PretrainingModel) -> dict[str, float]:
         steps = trainer.state.global_step
@@ -350,6 +367,23 @@ def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study)
     study.add(chunked, bench.measure(model, reading(source.tokenizer, bench.native.max_position_embeddings)))
 
 
+def lsg_training(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The batches of every step, and Trainer's settings, for a loop in another python."""
+    if cell.train == "none":
+        return {"measure_after": [0], "batches": []}
+    _, plan, args = prepare(bench, cell, arguments)
+    names = ("input_ids", "attention_mask", "labels")
+    return {
+        "measure_after": arguments.steps,
+        "batches": [{name: plan[step][name] for name in names} for step in range(cell.steps)],
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        "warmup_steps": args.get_warmup_steps(cell.steps),
+        "seed": cell.seed,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -360,18 +394,23 @@ def main() -> None:
     parser.add_argument("--data-name", help="in the tables")
     parser.add_argument("--documents", type=int, default=12)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048])
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=[*RECIPES, LSG], metavar="RECIPE")
     parser.add_argument(
-        "--attention", nargs="+", default=["full", "window", "window + [CLS]"], choices=[*ATTENTION, LOG_N]
+        "--attention",
+        nargs="+",
+        default=["full", "window", "window + [CLS]"],
+        choices=[*ATTENTION, LOG_N, *LSG_ATTENTION],
     )
-    parser.add_argument("--train", nargs="+", default=[], choices=["positions", "all"])
+    parser.add_argument("--train", nargs="+", default=[], choices=["positions", "all"], help="LSG's: all")
     parser.add_argument("--steps", type=int, nargs="+", default=[100], help="measure after each of these")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--positions-learning-rate", type=float, default=1e-3)
-    parser.add_argument("--lsg-python", help="python of a venv as lsg_quality.py describes: measure LSG's model too")
+    parser.add_argument("--lsg-python", help=f"python of a venv as lsg_quality.py describes, for the recipe {LSG!r}")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if LSG in arguments.recipes and not (arguments.lsg_python and set(arguments.train) <= {"all"}):
+        parser.error(f"{LSG!r} needs --lsg-python, and can train all its weights only")
     transformers.logging.set_verbosity_error()
     run(arguments)
 

@@ -20,6 +20,7 @@ from extension_study import BIN, WINDOW, Cell, Study
 Result = dict[str, Any]
 Place = tuple[str, str, int]
 PAST = f"≥ {WINDOW}"
+SCRATCH = "from scratch"  # how the names of such models end
 COLUMNS = ("0-511", PAST, "all", "first seam")
 
 
@@ -57,8 +58,13 @@ def chunks(cell: Cell) -> bool:
     return cell.recipe.startswith("chunked")
 
 
-def trained(cell: Cell) -> str:
-    return "no" if cell.train == "none" else f"{cell.train}, {cell.steps} steps at {cell.learning_rate:g}"
+def training(cell: Cell) -> str:
+    """What was trained, for how long."""
+    if cell.train == "none":
+        return "no"
+    return f"{cell.train}, {cell.steps:,} steps at {cell.learning_rate:g}" + (
+        f", seed {cell.seed}" if cell.seed else ""
+    )
 
 
 def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
@@ -75,7 +81,9 @@ def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
     for cell in sorted(cells, key=lambda cell: change(cells[cell], baseline, PAST, 1)[0]):
         found = [change(cells[cell], baseline, column) for column in COLUMNS]
         shown = " | ".join(f"{value:+.1f} ({low:+.1f} to {high:+.1f})" for value, low, high in found)
-        lines.append(f"| {cell.recipe} | {cell.attention} | {trained(cell)} | {shown} | {accuracy(cells[cell]):.3f} |")
+        lines.append(
+            f"| {cell.recipe} | {cell.attention} | {training(cell)} | {shown} | {accuracy(cells[cell]):.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -135,22 +143,34 @@ def draw_positions(place: Place, baseline: Result, cells: dict[Cell, Result], fi
     _save(figure, file)
 
 
-def draw_steps(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
-    """What training does, step by step."""
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    runs: dict[Cell, dict[int, Result]] = {}
-    for cell, result in cells.items():
-        if cell.train != "none" and not chunks(cell):
-            runs.setdefault(dataclasses.replace(cell, steps=0), {})[cell.steps] = result
-    for run, points in runs.items():
-        untrained = cells.get(Cell(*place, run.recipe, run.attention))
-        points |= {0: untrained} if untrained else {}
-        heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
-        label = f"{run.recipe}, {run.attention}: {run.train} at {run.learning_rate:g}"
-        axis.plot(sorted(points), heights, marker="o", label=label)
-    axis.axhline(0, color="gray", linewidth=1)
-    axis.set(xlabel="steps of 4,096 tokens", ylabel=f"loss past token {WINDOW} against chunking, percent")
-    _legend(axis)
+def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Path) -> None:
+    """What training does, step by step, a panel for each checkpoint and kind of text."""
+    trained_at = [place for place, (_, cells) in places.items() if any(cell.train != "none" for cell in cells)]
+    if not trained_at:
+        return
+    figure, axes = plt.subplots(
+        1, len(trained_at), figsize=(7 * len(trained_at), 6), layout="constrained", squeeze=False
+    )
+    for axis, place in zip(axes[0], trained_at, strict=True):
+        baseline, cells = places[place]
+        runs: dict[Cell, dict[int, Result]] = {}
+        for cell, result in cells.items():
+            if cell.train != "none" and not chunks(cell):
+                runs.setdefault(dataclasses.replace(cell, steps=0), {})[cell.steps] = result
+        for run, points in runs.items():
+            untrained = cells.get(Cell(*place, run.recipe, run.attention))
+            points |= {0: untrained} if untrained else {}
+            heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
+            label = f"{run.recipe}, {run.attention}: {run.train} at {run.learning_rate:g}, seed {run.seed}"
+            axis.plot(sorted(points), heights, marker="o", label=label)
+        axis.axhline(0, color="gray", linewidth=1)
+        axis.set_xscale("symlog", linthresh=25)
+        axis.set(
+            title=f"{place[0]}, {place[1]}, {place[2]:,} tokens",
+            xlabel="steps of 4,096 tokens",
+            ylabel=f"loss past token {WINDOW} against the source's chunks, percent",
+        )
+        _legend(axis)
     _save(figure, file)
 
 
@@ -179,6 +199,27 @@ def draw_alpha(place: Place, baseline: Result, cells: dict[Cell, Result], file: 
     _save(figure, file)
 
 
+def draw_scratch(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Path) -> None:
+    """Models trained from scratch, read further than any row they were trained on, a panel for each."""
+    models = {place[0]: place for place in sorted(places, key=lambda place: place[2]) if place[0].endswith(SCRATCH)}
+    if not models:
+        return
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(5 * len(models), 4), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, place in zip(axes[0], models.values(), strict=True):
+        baseline, cells = places[place]
+        lines = {"in chunks": baseline} | {f"{cell.recipe}, {cell.attention}": cells[cell] for cell in cells}
+        for label, result in lines.items():
+            heights = [summed / count for summed, count, _ in result["profile"]]
+            axis.plot(BIN * np.arange(len(heights)) + BIN / 2, heights, label=label)
+        axis.axvline(WINDOW, color="gray", linestyle="--", linewidth=1)
+        axis.set_xscale("log", base=2)
+        axis.set(title=place[0], xlabel=f"position, {BIN} to a point", ylabel="loss, nats")
+        _legend(axis)
+    _save(figure, file)
+
+
 def _legend(axis: Any) -> None:
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)
@@ -200,13 +241,10 @@ def main() -> None:
     print("\n\n".join(table(place, *cells) for place, cells in found.items()))
     if arguments.pictures:
         main_place = max(found, key=lambda place: len(found[place][1]))
-        for name, draw in {
-            "untrained": draw_untrained,
-            "positions": draw_positions,
-            "steps": draw_steps,
-            "alpha": draw_alpha,
-        }.items():
+        for name, draw in {"untrained": draw_untrained, "positions": draw_positions, "alpha": draw_alpha}.items():
             draw(main_place, *found[main_place], arguments.pictures / f"{name}.png")
+        for name, draw in {"steps": draw_steps, "scratch": draw_scratch}.items():
+            draw(found, arguments.pictures / f"{name}.png")
 
 
 if __name__ == "__main__":

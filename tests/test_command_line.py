@@ -112,6 +112,12 @@ def test_impossible_extensions_are_one_line(arguments, message, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_window_that_is_no_number_is_told_what_it_may_be(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["extend", "source", str(tmp_path / "out"), "--max-positions", "1024", "--attention-window", "wide"])
+    assert "'wide' is neither an even number of tokens, such as 512, nor 'full'" in capsys.readouterr().err
+
+
 def test_inspect_agrees_with_what_extend_wrote(long_model, capsys):
     assert main(["inspect", str(long_model)]) == 0
     printed = capsys.readouterr().out

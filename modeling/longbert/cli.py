@@ -16,6 +16,8 @@ FULL = "full"
 
 
 def _window(text: str) -> int | str:
+    if text != FULL and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an even number of tokens, such as 512, nor {FULL!r}")
     return text if text == FULL else int(text)
 
 
