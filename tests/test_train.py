@@ -108,6 +108,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
         ("mlm_probabillity=0.2", "unknown setting 'mlm_probabillity': did you mean mlm_probability"),
         ("max_steps=many", "setting max_steps: invalid int value: 'many'"),
         ("mlm_probability=2", "mlm_probability must lie between 0 and 1"),
+        ("native_length_schedule=[[1.0,512]]", "rows of native_length_schedule must have 4 to 256 tokens"),
         ("position_type=rotary", "position_type must be one of"),
         ("data=[nowhere/*.txt]", "no documents at nowhere"),
         ("max_steps", "overrides are key=value"),
@@ -208,6 +209,16 @@ def test_a_row_that_is_never_visited_stays(tiny_source, tmp_path):
     config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=128)
     before = LongBertForMaskedLM.from_pretrained(tiny_source, config=config).position_table()
     after = AutoModelForMaskedLM.from_pretrained(tmp_path / "run").position_table()
+    assert torch.equal(after[32:], before[32:])
+    assert not torch.equal(after[:32], before[:32])
+
+
+def test_a_new_head_can_learn_from_short_rows(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source, native_steps=2, native_length_schedule=[[1.0, 32]])
+    status, output = train_here(file)
+    assert status == 0, output
+    before = LongBertForMaskedLM.from_pretrained(tiny_source).position_table()
+    after = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "native" / "model").position_table()
     assert torch.equal(after[32:], before[32:])
     assert not torch.equal(after[:32], before[:32])
 

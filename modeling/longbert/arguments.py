@@ -115,6 +115,9 @@ class PretrainingArguments:
     native_steps: int = described(
         0, "optimizer steps of MLM at the source's own length first, where its head is to learn"
     )
+    native_length_schedule: str | None = described(
+        None, "as length_schedule, of native_steps; short rows first give a new head something to learn from at once"
+    )
     resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
     max_loss_ratio: float = described(3.0, "stop where a loss is so many times the mean of the last 100 steps")
     sequence_parallel_size: int = described(1, "neighbouring processes that share each text, past one GPU's memory")
@@ -132,31 +135,30 @@ class PretrainingArguments:
         if self.max_loss_ratio <= 1:
             raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
         self.phases()
+        parse_schedule("native_length_schedule", self.native_length_schedule, self.max_seq_length)
 
     def phases(self) -> list[tuple[float, int]]:
-        """(share of the steps, row length) of each phase.
+        """(share of the steps, row length) of each phase."""
+        return parse_schedule("length_schedule", self.length_schedule, self.max_seq_length)
 
-        Raises:
-            ValueError: the schedule is none, its shares do not sum to 1, or a row is longer than `max_seq_length`.
-        """
-        if self.length_schedule is None:
-            return [(1.0, self.max_seq_length)]
-        try:
-            phases = [(float(share), int(length)) for share, length in json.loads(self.length_schedule)]
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"length_schedule must be [[share, row length], ...], got {self.length_schedule}"
-            ) from error
-        if abs(sum(share for share, _ in phases) - 1) > 1e-6 or any(share <= 0 for share, _ in phases):
-            raise ValueError(
-                f"the shares of length_schedule must be positive and sum to 1, got {self.length_schedule}"
-            )
-        if any(not 4 <= length <= self.max_seq_length for _, length in phases):
-            raise ValueError(
-                f"rows of length_schedule must have 4 to max_seq_length={self.max_seq_length} tokens, got "
-                f"{self.length_schedule}"
-            )
-        return phases
+
+def parse_schedule(name: str, schedule: str | None, longest: int) -> list[tuple[float, int]]:
+    """(share of the steps, row length) of each phase of an argument; one of the longest rows where there is none.
+
+    Raises:
+        ValueError: the schedule is none, its shares do not sum to 1, or a row is longer than `longest`.
+    """
+    if schedule is None:
+        return [(1.0, longest)]
+    try:
+        phases = [(float(share), int(length)) for share, length in json.loads(schedule)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be [[share, row length], ...], got {schedule}") from error
+    if abs(sum(share for share, _ in phases) - 1) > 1e-6 or any(share <= 0 for share, _ in phases):
+        raise ValueError(f"the shares of {name} must be positive and sum to 1, got {schedule}")
+    if any(not 4 <= length <= longest for _, length in phases):
+        raise ValueError(f"rows of {name} must have 4 to {longest} tokens, got {schedule}")
+    return phases
 
 
 def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:

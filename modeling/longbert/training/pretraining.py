@@ -180,7 +180,11 @@ def train_natively(
     folder = Path(args.output_dir, "native")
     if damage(folder / "model") is not None:
         native_run = dataclasses.replace(
-            run_args, max_seq_length=length, length_schedule=None, position_sampling="none", train_only=["all"]
+            run_args,
+            max_seq_length=length,
+            length_schedule=run_args.native_length_schedule,
+            position_sampling="none",
+            train_only=["all"],
         )
         native_args = dataclasses.replace(
             args,
