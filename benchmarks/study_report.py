@@ -166,11 +166,12 @@ def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Pat
         axis.axhline(0, color="gray", linewidth=1)
         axis.set_xscale("symlog", linthresh=25)
         axis.set(
+            xlim=(-2, None),
             title=f"{place[0]}, {place[1]}, {place[2]:,} tokens",
             xlabel="steps of 4,096 tokens",
             ylabel=f"loss past token {WINDOW} against the source's chunks, percent",
         )
-        _legend(axis)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     _save(figure, file)
 
 
@@ -209,7 +210,8 @@ def draw_scratch(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: P
     )
     for axis, place in zip(axes[0], models.values(), strict=True):
         baseline, cells = places[place]
-        lines = {"in chunks": baseline} | {f"{cell.recipe}, {cell.attention}": cells[cell] for cell in cells}
+        whole = {f"{cell.recipe}, {cell.attention}": cells[cell] for cell in cells if not chunks(cell)}
+        lines = {"in chunks": baseline, **whole}
         for label, result in lines.items():
             heights = [summed / count for summed, count, _ in result["profile"]]
             axis.plot(BIN * np.arange(len(heights)) + BIN / 2, heights, label=label)
