@@ -171,7 +171,7 @@ def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Pat
             xlabel="steps of 4,096 tokens",
             ylabel=f"loss past token {WINDOW} against the source's chunks, percent",
         )
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     _save(figure, file)
 
 
