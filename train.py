@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     if args.process_index == 0:
         print(f"{args.world_size} process{'es' * (args.world_size > 1)} on {args.device.type}")
     source = Source.of(model_args)
-    source.refuse_longer(run_args.max_seq_length)
+    source.refuse_longer(run_args)
     checkpoint = open_output(args, run_args, model_args, data_args)
     set_seed(args.seed)
 

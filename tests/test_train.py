@@ -223,6 +223,14 @@ def test_a_new_head_can_learn_from_short_rows(tiny_source, tmp_path):
     assert not torch.equal(after[:32], before[:32])
 
 
+def test_a_new_head_cannot_learn_past_its_source(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source, native_steps=2, native_length_schedule=[[1.0, 128]])
+    status, output = train_here(file)
+    assert status == 1
+    assert "rows of native_length_schedule must have 4 to 64 tokens, got [[1.0, 128]]" in output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("train_only", "trains"), [(["layer.0.attention"], "attention"), (["positions"], None), (["nothing"], None)]
 )

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from ..arguments import DataArguments, ModelArguments, PretrainingArguments, write_config
+from ..arguments import DataArguments, ModelArguments, PretrainingArguments, parse_schedule, write_config
 from ..checkpoints import load_tokenizer
 from ..configuration_longbert import LongBertConfig
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
@@ -60,13 +60,17 @@ class Source:
         tokenizer = load_tokenizer(resolve_path(arguments.tokenizer or arguments.model), config)
         return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
 
-    def refuse_longer(self, max_seq_length: int) -> None:
-        """Raise `ValueError` for rows that the model cannot reach to the end of."""
+    def refuse_longer(self, run_args: PretrainingArguments) -> None:
+        """Raise `ValueError` for rows that the model cannot reach to the end of, as it is or as it will be."""
+        max_seq_length = run_args.max_seq_length
         if max_seq_length > self.config.max_position_embeddings:
             raise ValueError(
                 f"max_seq_length={max_seq_length} is more than the model's {self.config.max_position_embeddings} "
                 "positions: set max_position_embeddings"
             )
+        if run_args.native_steps:
+            schedule = run_args.native_length_schedule
+            parse_schedule("native_length_schedule", schedule, self.native.max_position_embeddings)
 
     def chunk_length(self, max_seq_length: int) -> int:
         """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
