@@ -141,6 +141,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         }
         for alpha in (0.1, 0.4)
     },
+    "hierarchical 0.4, stored": {**TABLE, "position_init": "hierarchical", "hierarchical_alpha": 0.4},
     "sinusoidal": {"position_type": "sinusoidal"},
     "its own type": {},
 }
