@@ -329,7 +329,7 @@ def prepare(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> tuple[So
         "max_steps": cell.steps,
         "per_device_train_batch_size": max(1, arguments.tokens_per_step // cell.length),
         "learning_rate": cell.learning_rate,
-        "warmup_steps": 0.1,
+        "warmup_steps": arguments.warmup_steps,
         "lr_scheduler_type": "constant_with_warmup",  # or a run of fewer steps would not be part of a longer one
         "weight_decay": 0.01,
         "eval_strategy": "steps",
@@ -404,6 +404,12 @@ def main() -> None:
     )
     parser.add_argument("--train", nargs="+", default=[], choices=["positions", "all"], help="LSG's: all")
     parser.add_argument("--steps", type=int, nargs="+", default=[100], help="measure after each of these")
+    parser.add_argument(
+        "--warmup-steps",
+        type=float,
+        default=50,
+        help="below 1: a share of the longest of --steps, whose shorter ones are then not those of a shorter run",
+    )
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--positions-learning-rate", type=float, default=1e-3)

@@ -148,10 +148,9 @@ def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Pat
     trained_at = [place for place, (_, cells) in places.items() if any(cell.train != "none" for cell in cells)]
     if not trained_at:
         return
-    figure, axes = plt.subplots(
-        1, len(trained_at), figsize=(7 * len(trained_at), 6), layout="constrained", squeeze=False
-    )
-    for axis, place in zip(axes[0], trained_at, strict=True):
+    figure, axes = plt.subplots(len(trained_at), 1, figsize=(13, 5 * len(trained_at)), layout="constrained")
+    for axis, place in zip(np.atleast_1d(axes), trained_at, strict=True):
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         baseline, cells = places[place]
         runs: dict[Cell, dict[int, Result]] = {}
         for cell, result in cells.items():
@@ -162,16 +161,16 @@ def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Pat
             points |= {0: untrained} if untrained else {}
             heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
             label = f"{run.recipe}, {run.attention}: {run.train} at {run.learning_rate:g}, seed {run.seed}"
-            axis.plot(sorted(points), heights, marker="o", label=label)
+            axis.plot(sorted(points), heights, ":" if run.train == "positions" else "-", marker="o", label=label)
         axis.axhline(0, color="gray", linewidth=1)
         axis.set_xscale("symlog", linthresh=25)
         axis.set(
             xlim=(-2, None),
             title=f"{place[0]}, {place[1]}, {place[2]:,} tokens",
             xlabel="steps of 4,096 tokens",
-            ylabel=f"loss past token {WINDOW} against the source's chunks, percent",
+            ylabel=f"loss past token {WINDOW} against chunks, percent",
         )
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _save(figure, file)
 
 
