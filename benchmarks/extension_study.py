@@ -52,6 +52,7 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "window + [CLS], first layer full": {"attention_window": WINDOW, "full_attention_layers": [0]},
 }
 LOG_N = "full, log-n"  # Su (https://kexue.fm/archives/8823): attention logits times log(n) / log(512)
+CONSTANT = "constant_with_warmup"  # the only schedule under which a run of fewer steps is part of a longer one
 LSG = "LSG's own"
 LSG_ATTENTION = ("LSG, blocks of 128, sparse by norm", "LSG, blocks of 256, no sparse tokens")
 
@@ -163,6 +164,7 @@ class Cell:
     steps: int = 0
     learning_rate: float = 0.0
     seed: int = 0
+    lr_scheduler_type: str = CONSTANT
 
 
 class Study:
@@ -278,10 +280,11 @@ def cells_of(arguments: argparse.Namespace, length: int) -> Iterator[Cell]:
     """What is asked for at a length, the baseline first."""
     fixed = (arguments.source_name or arguments.source, arguments.data_name or ", ".join(arguments.data), length)
     yield from (Cell(*fixed, chunked) for chunked in CHUNKED)
-    trainings = [("none", 0, 0.0, 0)]
+    trainings: list[tuple[Any, ...]] = [("none",)]
     if arguments.train:
         rates = {"all": arguments.learning_rate, "positions": arguments.positions_learning_rate}
-        trainings = [(train, max(arguments.steps), rates[train], arguments.seed) for train in arguments.train]
+        how = (arguments.seed, arguments.lr_scheduler_type)
+        trainings = [(train, max(arguments.steps), rates[train], *how) for train in arguments.train]
     for recipe, attention, training in itertools.product(arguments.recipes, arguments.attention, trainings):
         if (recipe == LSG) == (attention in LSG_ATTENTION):
             yield Cell(*fixed, recipe, attention, *training)
@@ -330,7 +333,7 @@ def prepare(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> tuple[So
         "per_device_train_batch_size": max(1, arguments.tokens_per_step // cell.length),
         "learning_rate": cell.learning_rate,
         "warmup_steps": arguments.warmup_steps,
-        "lr_scheduler_type": "constant_with_warmup",  # or a run of fewer steps would not be part of a longer one
+        "lr_scheduler_type": cell.lr_scheduler_type,
         "weight_decay": 0.01,
         "eval_strategy": "steps",
         "eval_steps": math.gcd(*arguments.steps),
@@ -410,6 +413,9 @@ def main() -> None:
         default=50,
         help="below 1: a share of the longest of --steps, whose shorter ones are then not those of a shorter run",
     )
+    parser.add_argument(
+        "--lr-scheduler-type", default=CONSTANT, choices=[CONSTANT, "linear"], help="linear: measured at its end only"
+    )
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--positions-learning-rate", type=float, default=1e-3)
@@ -418,6 +424,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if LSG in arguments.recipes and not (arguments.lsg_python and set(arguments.train) <= {"all"}):
         parser.error(f"{LSG!r} needs --lsg-python, and can train all its weights only")
+    if arguments.lr_scheduler_type != CONSTANT and (LSG in arguments.recipes or len(arguments.steps) > 1):
+        parser.error(f"under {arguments.lr_scheduler_type!r} give one number of --steps, and no {LSG!r}")
     transformers.logging.set_verbosity_error()
     run(arguments)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from extension_study import BIN, WINDOW, Cell, Study
+from extension_study import BIN, CONSTANT, WINDOW, Cell, Study
 
 
 Result = dict[str, Any]
@@ -58,13 +58,18 @@ def chunks(cell: Cell) -> bool:
     return cell.recipe.startswith("chunked")
 
 
+def rate(cell: Cell) -> str:
+    """The learning rate, and its schedule where it is not constant."""
+    schedule = "" if cell.lr_scheduler_type == CONSTANT else f" {cell.lr_scheduler_type}"
+    return f"{cell.learning_rate:g}{schedule}"
+
+
 def training(cell: Cell) -> str:
     """What was trained, for how long."""
     if cell.train == "none":
         return "no"
-    return f"{cell.train}, {cell.steps:,} steps at {cell.learning_rate:g}" + (
-        f", seed {cell.seed}" if cell.seed else ""
-    )
+    seed = f", seed {cell.seed}" if cell.seed else ""
+    return f"{cell.train}, {cell.steps:,} steps at {rate(cell)}{seed}"
 
 
 def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
@@ -160,7 +165,7 @@ def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Pat
             untrained = cells.get(Cell(*place, run.recipe, run.attention))
             points |= {0: untrained} if untrained else {}
             heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
-            label = f"{run.recipe}, {run.attention}: {run.train} at {run.learning_rate:g}, seed {run.seed}"
+            label = f"{run.recipe}, {run.attention}: {run.train} at {rate(run)}, seed {run.seed}"
             axis.plot(sorted(points), heights, ":" if run.train == "positions" else "-", marker="o", label=label)
         axis.axhline(0, color="gray", linewidth=1)
         axis.set_xscale("symlog", linthresh=25)

@@ -79,3 +79,12 @@ def test_a_cell_is_measured_once_beside_its_chunked_source(study, texts, tmp_pat
     # every masked token is predicted once, however the texts are read
     tokens = [[count for _, count, _ in result["profile"]] for result in measured.values()]
     assert tokens == tokens[:1] * 7 and sum(tokens[0])
+
+
+def test_a_rate_that_falls_is_measured_at_its_end_only(study, tmp_path, monkeypatch, capsys):
+    extension_study, _ = study
+    asked = ["--data", "unread", "--train", "all", "--steps", "1", "2", "--lr-scheduler-type", "linear"]
+    monkeypatch.setattr(sys, "argv", ["study", str(tmp_path / "study.jsonl"), "unread", *asked])
+    with pytest.raises(SystemExit):
+        extension_study.main()
+    assert "under 'linear' give one number of --steps" in capsys.readouterr().err
