@@ -14,7 +14,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from extension_study import BIN, CONSTANT, WINDOW, Cell, Study
+from extension_study import BIN, CONSTANT, Cell, Study
+from study_recipes import WINDOW
 
 
 Result = dict[str, Any]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import real
 
-from longbert import POSITION_INITS
+from longbert import POSITION_INITS, LongBertConfig
 from longbert.data.documents import resolve_path
 
 
 @pytest.fixture(scope="module")
 def study():
-    """The two scripts; the recipes that they add to the package's leave it with them."""
+    """The two scripts; the fillings that they add to the package's leave it with them."""
     inits = dict(POSITION_INITS)
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     import extension_study
@@ -33,21 +33,21 @@ def texts(tmp_path_factory):
     return folder
 
 
-def test_recipes_keep_the_rows_of_the_source(study):
-    extension_study, _ = study
+@pytest.mark.usefixtures("study")
+def test_recipes_keep_the_rows_of_the_source():
     table = torch.randn(512, 8)
-    config = extension_study.LongBertConfig(hierarchical_alpha=0.1)
+    config = LongBertConfig(hierarchical_alpha=0.1)
     for name, fill in POSITION_INITS.items():
         filled = fill(table, 1200, config)
         assert filled.shape == (1200, 8)
         assert torch.equal(filled[:512], table) or name == "interpolate"
 
 
-def test_a_loop_is_entered_where_its_end_would_go_on(study):
-    extension_study, _ = study
+@pytest.mark.usefixtures("study")
+def test_a_loop_is_entered_where_its_end_would_go_on():
     turn = 2 * torch.pi * torch.arange(512.0)[:, None] / 100
     table = torch.cat((turn.sin(), turn.cos()), dim=1)
-    filled = extension_study.POSITION_INITS["loop"](table, 1500, None)
+    filled = POSITION_INITS["loop"](table, 1500, None)
     torch.testing.assert_close(
         (filled[1:] - filled[:-1]).norm(dim=1), torch.full((1499,), 2 * torch.pi / 100), rtol=1e-3, atol=0
     )
