@@ -1,4 +1,7 @@
-"""What the study compares: the package's ways to extend a table, its own beside them, and the kinds of attention."""
+"""What the study compares: ways to extend a table, and kinds of attention.
+
+Importing it adds the study's own ways to fill a table to the package's `POSITION_INITS`.
+"""
 
 import math
 from collections.abc import Callable

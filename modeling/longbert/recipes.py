@@ -39,8 +39,8 @@ RECIPES: dict[str, Recipe] = {
         {"position_type": "hierarchical", "hierarchical_alpha": 0.4},
         False,
         "nothing usable before training (+132 % of loss); +35 % after 100 steps of 4,096 tokens, +10 % after "
-        "500, +7 % if the rate falls; a BERT-tiny was at chunk level after 1,000. Only where every token must see "
-        "every other",
+        "500, or +7 % if the rate falls to zero; a BERT-tiny was at chunk level after 1,000. Only where every token "
+        "must see every other",
     ),
 }
 
