@@ -69,7 +69,8 @@ def test_outputs_are_berts(settings, head, dtype, bert, berts):
     inputs = padded_batch(head)
     ours, theirs = (attended(each, inputs["attention_mask"]) for each in (outputs(model, **inputs), of_padded))
     assert_equal(ours["hidden_states"][0], theirs["hidden_states"][0])
-    assert_close(ours, theirs)
+    # one step of the dtype at 4, which a LayerNorm's outputs hardly pass: small values are sums of larger ones
+    assert_close(ours, theirs, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("position_type", ["learned-extended", "hierarchical"])
