@@ -7,7 +7,14 @@ import sys
 
 from transformers import TrainingArguments, set_seed
 
-from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
+from longbert.arguments import (
+    USER_ERRORS,
+    DataArguments,
+    ModelArguments,
+    PretrainingArguments,
+    in_one_line,
+    parse_config,
+)
 from longbert.cards import command_line, write_card
 from longbert.data.documents import load_documents, split_held_out
 from longbert.evaluation import Prover
@@ -89,4 +96,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(f"train.py: {in_one_line(error)}")

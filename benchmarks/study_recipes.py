@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from longbert import POSITION_INITS
+from longbert import POSITION_INITS, PositionInit
 
 
 WINDOW = 512
 ATTENTION: dict[str, dict[str, Any]] = {
-    "full": {},
+    "full": {"attention_window": None},
     "window": {"attention_window": WINDOW, "global_tokens": 0},
     "window + [CLS]": {"attention_window": WINDOW},
     "window 384 + [CLS]": {"attention_window": 384},
@@ -86,7 +86,7 @@ def _coarse_rows(first: int, stride: int) -> Callable[[torch.Tensor, int, Any], 
     return fill
 
 
-POSITION_INITS |= {
+FILLS = {
     "interior": _tile_from(64),
     **{f"cross-fade {fade}": _tile_from(1, fade) for fade in (16, 32, 64, 128)},
     **{f"interior, cross-fade {fade}": _tile_from(64, fade) for fade in (16, 32, 64)},
@@ -94,6 +94,7 @@ POSITION_INITS |= {
     "continued": _continued,
     "hierarchical, coarse rows 128 + 16 b": _coarse_rows(128, 16),
 }
+POSITION_INITS |= {name: PositionInit(fill) for name, fill in FILLS.items()}
 TABLE = {"position_type": "learned-extended"}
 RECIPES: dict[str, dict[str, Any]] = {
     **{name: {**TABLE, "position_init": name} for name in POSITION_INITS if not name.startswith("hierarchical")},

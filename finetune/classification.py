@@ -7,7 +7,7 @@ import sys
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
 from longbert.finetuning.classification import Classification, ClassificationArguments, read_documents
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"classification.py: {error}")
+        sys.exit(f"classification.py: {in_one_line(error)}")

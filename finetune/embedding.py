@@ -7,7 +7,7 @@ import sys
 
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
 from longbert.finetuning.embedding import EmbeddingArguments, run_embedding
 from longbert.finetuning.retrieval import RetrievalArguments
 from longbert.training.safety import DivergedError
@@ -25,4 +25,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"embedding.py: {error}")
+        sys.exit(f"embedding.py: {in_one_line(error)}")

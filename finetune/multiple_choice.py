@@ -7,7 +7,7 @@ import sys
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, parse_config
+from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.multiple_choice import MultipleChoice, MultipleChoiceArguments, read_choices
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"multiple_choice.py: {error}")
+        sys.exit(f"multiple_choice.py: {in_one_line(error)}")

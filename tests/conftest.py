@@ -50,6 +50,7 @@ INITS = {
         "position_type": "learned-extended",
         "position_init": init,
         "max_position_embeddings": LONG,
+        "attention_window": None,  # in full, as plain BERTs read, whose outputs they are compared with
     }
     for init in longbert.POSITION_INITS
 }

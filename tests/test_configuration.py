@@ -167,11 +167,11 @@ def test_overrides_of_a_saved_model_are_checked_together(read, saved):
         read(saved, max_position_embeddings=N * N + 1)
 
 
-# What is stored, what is asked, and the rows that the new positions start from
+# What is stored, what is asked, and the source length
 EXTENSIONS = {
-    "longer": (EXTENDED, {"max_position_embeddings": 100}, LONG),
-    "to-hierarchical": (EXTENDED, {"position_type": "hierarchical", "max_position_embeddings": LONG * LONG}, LONG),
-    "to-learned": (EXTENDED, {"position_type": "learned"}, LONG),
+    "longer": (EXTENDED, {"max_position_embeddings": 100}, N),
+    "to-hierarchical": (EXTENDED, {"position_type": "hierarchical", "max_position_embeddings": LONG * LONG}, N),
+    "to-learned": (EXTENDED, {"position_type": "learned", "max_position_embeddings": N}, N),
     "another-init": (EXTENDED, {"position_init": "random"}, N),
     "rows-given": (EXTENDED, {"max_position_embeddings": 100, "pretrained_positions": 20}, 20),
     "hierarchical-longer": (HIERARCHICAL, {"max_position_embeddings": 100}, N),
@@ -181,7 +181,7 @@ EXTENSIONS = {
 
 
 @table("extension", EXTENSIONS)
-def test_extending_our_own_checkpoint_starts_from_the_rows_that_it_stores(extension, tmp_path):
+def test_the_source_length_of_our_own_checkpoint_stays_however_it_is_named(extension, tmp_path):
     settings, change, rows = extension
     tiny_config(**settings).save_pretrained(tmp_path)
     assert LongBertConfig.from_pretrained(tmp_path, **change).pretrained_positions == rows

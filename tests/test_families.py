@@ -11,7 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from longbert import LongBertConfig, LongBertForMaskedLM, LongBertModel
 from longbert.baking import bake
-from longbert.checkpoints import extend, load_extended, load_tokenizer
+from longbert.extending import extend
+from longbert.source import load_long, load_tokenizer
 
 
 RESERVED = 2
@@ -23,11 +24,14 @@ FAMILIES = {
     "Data2VecText": FAIRSEQ,
     "Electra": {"embedding_size": TINY["hidden_size"]},
     "Ernie": {},
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 }
+ONE_SEGMENT = ("Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert")
 EVERY_HEAD = ["Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"]
 EVERY_HEAD += ["ForMultipleChoice"]
 HEADS = dict.fromkeys(FAMILIES, EVERY_HEAD)
 HEADS["Electra"] = ["Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"]
+HEADS["DistilBert"] = HEADS["Electra"]
 HEADS["Ernie"] = [*EVERY_HEAD, "ForPreTraining", "ForNextSentencePrediction"]
 CASES = [(family, head) for family, heads in HEADS.items() for head in heads]
 every_case = pytest.mark.parametrize(("family", "head"), CASES)
@@ -66,7 +70,7 @@ def inputs_for(family: str, length: int, head: str) -> dict[str, torch.Tensor]:
     """Token ids, none of them padding; segments where the family has more than one."""
     inputs = batch(length, head)
     inputs["input_ids"].clamp_(min=2)
-    if "type_vocab_size" in FAMILIES[family]:
+    if family in ONE_SEGMENT:
         del inputs["token_type_ids"]
     return inputs
 
@@ -140,7 +144,7 @@ def test_every_way_in(family, original):
         LongBertModel.from_pretrained(path, config=config, dtype=torch.bfloat16),
         LongBertModel.from_pretrained(path, config=config, device_map="cpu"),
         LongBertModel.from_pretrained(path),
-        load_extended(str(path), max_position_embeddings=LONG),
+        load_long(str(path), max_position_embeddings=LONG).model,
     ):
         assert_equal(model.position_table(N), positions_of(source).to(model.dtype))
     assert type(model) is LongBertForMaskedLM
@@ -159,9 +163,10 @@ def test_its_extension_can_be_baked_into_an_ordinary_bert(family, original):
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        ("Electra", {"embedding_size": 16}, "projects embeddings of 16 to hidden_size=32"),
-        ("Ernie", {"use_task_id": True}, "use_task_id=True adds what BERT's embeddings do not have"),
-        ("DistilBert", {}, "model_type bert, longbert, roberta"),
+        ("Electra", {"embedding_size": 16}, "embedding_size=16 is not hidden_size=32"),
+        ("Ernie", {"use_task_id": True}, "use_task_id=True adds what longbert's BERT does not have"),
+        ("Bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' adds"),
+        ("Albert", {}, "model_type bert, longbert, roberta"),
     ],
 )
 def test_what_is_not_bert_is_refused_by_name(family, settings, message, tmp_path):
@@ -174,7 +179,7 @@ def test_what_is_not_bert_is_refused_by_name(family, settings, message, tmp_path
 
 def test_a_head_that_bert_does_not_have_is_refused_and_its_encoder_is_not(original):
     source, path = original("Electra", "ForSequenceClassification")
-    with pytest.raises(ValueError, match="ElectraForSequenceClassification, whose head is not BERT's"):
+    with pytest.raises(ValueError, match="ElectraForSequenceClassification has a head that is not BERT.s"):
         long_class("ForSequenceClassification").from_pretrained(path)
     assert_equal(LongBertModel.from_pretrained(path).position_table(N), positions_of(source))
 
@@ -203,9 +208,9 @@ def roberta(tmp_path_factory):
 
 def test_its_own_tokenizer_comes_along(roberta, tmp_path):
     source, tokenizer = roberta, AutoTokenizer.from_pretrained(roberta)
-    extend(str(source), tmp_path / "long", max_position_embeddings=LONG)
+    extend(str(source), tmp_path / "long", max_positions=LONG)
     for found in (
-        load_tokenizer(str(source), LongBertConfig(**TINY)),
+        load_tokenizer(str(source), LongBertConfig(**TINY | {"vocab_size": len(tokenizer)})),
         AutoTokenizer.from_pretrained(tmp_path / "long"),
     ):
         assert found("the state of the union")["input_ids"] == tokenizer("the state of the union")["input_ids"]

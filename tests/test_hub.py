@@ -15,7 +15,7 @@ from loopback_hub import LFS_FROM, TOKEN, LoopbackHub
 from processes import ROOT, write_settings
 from transformers import AutoTokenizer, pipeline
 
-from longbert.checkpoints import load_tokenizer
+from longbert.source import load_tokenizer
 
 
 SETTINGS = {"max_position_embeddings": 128, "attention_window": 32}
@@ -260,9 +260,9 @@ EXTEND = """
 import sys
 
 from longbert import LongBertConfig, LongBertModel
-from longbert.checkpoints import extend
+from longbert.extending import extend
 
-extend("ann/bert", sys.argv[1], max_position_embeddings=128)
+extend("ann/bert", sys.argv[1], max_positions=128)
 config = LongBertConfig.from_pretrained("ann/bert", max_position_embeddings=128)
 LongBertModel.from_pretrained("ann/bert", config=config).push_to_hub("by-hand")
 """

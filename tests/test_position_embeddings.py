@@ -94,8 +94,8 @@ def test_tile_skip_special_never_reuses_the_first_row_nor_the_last(dtype):
 
 
 def test_tile_skip_special_needs_rows_to_reuse():
-    with pytest.raises(ValueError, match="at least 3 positions.*use 'tile'"):
-        extend_table(torch.zeros(2, HIDDEN), 5, init_config("tile-skip-special"))
+    with pytest.raises(StrictDataclassError, match="at least 3 positions.*use 'tile'"):
+        init_config("tile-skip-special", pretrained_positions=2)
 
 
 @every_dtype

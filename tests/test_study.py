@@ -37,8 +37,8 @@ def texts(tmp_path_factory):
 def test_recipes_keep_the_rows_of_the_source():
     table = torch.randn(512, 8)
     config = LongBertConfig(hierarchical_alpha=0.1)
-    for name, fill in POSITION_INITS.items():
-        filled = fill(table, 1200, config)
+    for name, init in POSITION_INITS.items():
+        filled = init.fill(table, 1200, config)
         assert filled.shape == (1200, 8)
         assert torch.equal(filled[:512], table) or name == "interpolate"
 
@@ -47,7 +47,7 @@ def test_recipes_keep_the_rows_of_the_source():
 def test_a_loop_is_entered_where_its_end_would_go_on():
     turn = 2 * torch.pi * torch.arange(512.0)[:, None] / 100
     table = torch.cat((turn.sin(), turn.cos()), dim=1)
-    filled = POSITION_INITS["loop"](table, 1500, None)
+    filled = POSITION_INITS["loop"].fill(table, 1500, None)
     torch.testing.assert_close(
         (filled[1:] - filled[:-1]).norm(dim=1), torch.full((1499,), 2 * torch.pi / 100), rtol=1e-3, atol=0
     )

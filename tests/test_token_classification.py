@@ -388,6 +388,7 @@ def test_who_reads_on_can_tell_and_who_does_not_cannot(tiny_source, tmp_path):
     settings = {
         "model": str(tiny_source),
         "max_position_embeddings": 128,
+        "attention_window": "full",
         "hidden_dropout_prob": 0.0,
         "train_file": str(tmp_path / "train.jsonl"),
         "test_file": str(tmp_path / "test.jsonl"),

@@ -18,7 +18,7 @@ from transformers.exporters import OnnxConfig, OnnxExporter
 
 from longbert import LongBertModel
 from longbert.baking import bake
-from longbert.checkpoints import extend
+from longbert.extending import extend
 
 
 PAGES = sorted((Path(__file__).parents[1] / "docs" / "works-with").glob("*.md"))
@@ -219,7 +219,7 @@ def test_adapters_train_and_positions_stay(bert):
 
 @pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", "text-classification"])
 def test_a_pipeline_refuses_what_is_too_long_and_cuts_it_by_request(task, tiny_source, tmp_path):
-    extend(str(tiny_source), tmp_path, max_position_embeddings=128)
+    extend(str(tiny_source), tmp_path, max_positions=128)
     run_pipeline, text = pipeline(task, model=str(tmp_path)), "[MASK] " + "people " * 200
     with pytest.raises(ValueError, match="this model reaches 128"):
         run_pipeline(text)
@@ -228,7 +228,7 @@ def test_a_pipeline_refuses_what_is_too_long_and_cuts_it_by_request(task, tiny_s
 
 
 def test_a_tagging_pipeline_reads_all_of_a_text_in_strides(tiny_source, tmp_path):
-    extend(str(tiny_source), tmp_path, max_position_embeddings=128)
+    extend(str(tiny_source), tmp_path, max_positions=128)
     lengths = []
     for stride in ({}, {"stride": 16, "aggregation_strategy": "first"}):
         tag = pipeline("token-classification", model=str(tmp_path), **stride)
@@ -256,14 +256,14 @@ torch.save(encoder.encode("people " * 3000, convert_to_tensor=True), "vector.pt"
 
 @pytest.mark.slow
 def test_an_encoder_is_read_without_the_package(tmp_path):
-    extend(str(real("minilm")), tmp_path / "encoder", with_code=True, max_position_embeddings=4096)
+    extend(str(real("minilm")), tmp_path / "encoder", with_code=True, max_positions=4096)
     run(ENCODE, tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
     here = SentenceTransformer(str(tmp_path / "encoder"))
     assert_close(torch.load(tmp_path / "vector.pt"), here.encode("people " * 3000, convert_to_tensor=True))
 
 
 def test_an_extended_encoder_keeps_its_modules_and_reads_to_its_reach(tmp_path):
-    extend(str(real("minilm")), tmp_path / "long", max_position_embeddings=1024)
+    extend(str(real("minilm")), tmp_path / "long", max_positions=1024)
     encoder, source = SentenceTransformer(str(tmp_path / "long")), SentenceTransformer(str(real("minilm")))
     assert [type(module) for module in encoder] == [type(module) for module in source]
     assert (source.max_seq_length, encoder.max_seq_length) == (256, 1024)
@@ -274,8 +274,9 @@ def test_an_extended_encoder_keeps_its_modules_and_reads_to_its_reach(tmp_path):
 
 @every_type
 def test_an_encoder_of_every_type_is_saved_and_reloaded(settings, tiny_source, tmp_path):
-    reach = {} if settings["position_type"] == "learned" else {"max_position_embeddings": 256}
-    extend(str(tiny_source), tmp_path / "extended", **settings | reach)
+    of_type = {name: value for name, value in settings.items() if name != "max_position_embeddings"}
+    reach = 64 if settings["position_type"] == "learned" else 256
+    extend(str(tiny_source), tmp_path / "extended", max_positions=reach, **of_type)
     encoder, text = SentenceTransformer(str(tmp_path / "extended")), "people " * 200
     assert encoder.max_seq_length == encoder[0].model.config.max_position_embeddings
     encoder.save_pretrained(str(tmp_path / "saved"))

@@ -1,5 +1,7 @@
 """longbert takes any BERT checkpoint past 512 tokens. Importing it registers its classes with the Auto classes."""
 
+from typing import Any
+
 import transformers
 
 from . import modeling_longbert
@@ -20,6 +22,7 @@ from .position_embeddings import (
     POSITION_INITS,
     POSITION_TYPES,
     PositionEmbedding,
+    PositionInit,
     extend_table,
     register_position_type,
 )
@@ -42,6 +45,8 @@ __all__ = [
     "LongBertModel",
     "LongBertPreTrainedModel",
     "PositionEmbedding",
+    "PositionInit",
+    "extend",
     "extend_table",
     "register_position_type",
 ]
@@ -54,3 +59,11 @@ for _auto_class, _path in AUTO_MAP.items():
         _model_class = getattr(modeling_longbert, _path.rpartition(".")[2])
         getattr(transformers, _auto_class).register(LongBertConfig, _model_class, exist_ok=True)
         _model_class.register_for_auto_class(_auto_class)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "extend":  # what it needs, such as datasets, is not needed to load a model
+        from .extending import extend
+
+        return extend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

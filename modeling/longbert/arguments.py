@@ -18,6 +18,12 @@ from transformers import HfArgumentParser
 USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without the words of the library that passed it on."""
+    said = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return " ".join(str(said).split())
+
+
 def described(default: Any, text: str) -> Any:
     """A dataclass field with its help text, which lives nowhere else."""
     if isinstance(default, list):
@@ -36,7 +42,11 @@ class ModelArguments:
     position_type: str | None = described(None, "where positions past the source's table come from")
     position_init: str | None = described(None, "how learned-extended fills its new rows")
     hierarchical_alpha: float | None = described(None, "weight of the block code, hierarchical")
-    attention_window: int | None = described(None, "tokens a token of a long text sees around it")
+    attention_window: str | None = described(
+        None,
+        "tokens, even, that a token of a long text sees around it; or full. By default a source that becomes "
+        "learned-extended gets a window as long as it reads, and a longbert model keeps what it has",
+    )
     global_tokens: int | None = described(None, "first tokens that see and are seen by all")
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
@@ -46,6 +56,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model must name a source checkpoint: a folder, a Hub id, or package://name/folder")
+        if self.attention_window is not None:
+            parse_window(str(self.attention_window))
         if not self.from_scratch:
             return
         if self.tokenizer is None:
@@ -61,9 +73,12 @@ class ModelArguments:
     def config_overrides(self) -> dict[str, Any]:
         """The fields that `LongBertConfig.from_pretrained(source, ...)` takes."""
         fields = dataclasses.asdict(self)
-        return {
+        overrides = {
             key: fields[key] for key in fields if key not in ("model", "tokenizer") and fields[key] not in (None, [])
         }
+        if "attention_window" in overrides:
+            overrides["attention_window"] = parse_window(str(overrides["attention_window"]))
+        return overrides
 
 
 @dataclass(kw_only=True)
@@ -90,6 +105,20 @@ class DataArguments:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}")
         if not 0 <= (self.short_seq_probability or 0) < 1:
             raise ValueError(f"short_seq_probability must lie between 0 and 1, got {self.short_seq_probability}")
+
+
+FULL = "full"
+
+
+def parse_window(text: str) -> int | None:
+    """The tokens of an attention window; None for full attention.
+
+    Raises:
+        ValueError: it is neither a number nor `full`.
+    """
+    if text != FULL and not text.isdecimal():
+        raise ValueError(f"attention_window is an even number of tokens, such as 512, or {FULL}, got {text!r}")
+    return None if text == FULL else int(text)
 
 
 OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")

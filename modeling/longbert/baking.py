@@ -6,11 +6,11 @@ from pathlib import Path
 import transformers
 from transformers import BertConfig, BertPreTrainedModel
 
-from .checkpoints import copy_encoder_modules, load
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
 from .modeling_longbert import LongBertPreTrainedModel
 from .saving import refuse_occupied, written_aside
+from .source import copy_sentence_modules, load_whole
 
 
 def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> BertPreTrainedModel:
@@ -75,7 +75,7 @@ def write_baked(path: str, out: str | Path, max_positions: int | None = None) ->
     A SentenceTransformer's folder stays one.
     """
     refuse_occupied(out)
-    model, tokenizer = load(path)
+    model, tokenizer = load_whole(path)
     length = model.config.max_position_embeddings if max_positions is None else max_positions
     refuse_unbakable(model, length)
     whole, table = baked_size(model, length)
@@ -84,4 +84,4 @@ def write_baked(path: str, out: str | Path, max_positions: int | None = None) ->
     with written_aside(out) as folder:
         bake(model, length).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        copy_encoder_modules(Path(resolve_path(path)), folder, length)
+        copy_sentence_modules(resolve_path(path), folder, length)

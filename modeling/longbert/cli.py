@@ -5,20 +5,18 @@ import json
 import sys
 from pathlib import Path
 
-from .arguments import USER_ERRORS
+from .arguments import FULL, USER_ERRORS, in_one_line, parse_window
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
+from .extending import RECIPES
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
-from .recipes import RECIPES, default_recipe
 
 
-FULL = "full"
-
-
-def _window(text: str) -> int | str:
-    if text != FULL and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither an even number of tokens, such as 512, nor {FULL!r}")
-    return text if text == FULL else int(text)
+def _window(text: str) -> int | None:
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_extend(commands: argparse._SubParsersAction) -> None:
@@ -29,38 +27,31 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--recipe", choices=list(RECIPES), help="by how much training follows; default for a plain BERT: untrained"
     )
-    command.add_argument("--position-type", choices=list(POSITION_TYPES), help="in the recipe's place, as those below")
-    command.add_argument("--position-init", choices=list(POSITION_INITS))
-    command.add_argument("--alpha", type=float, help="hierarchical_alpha")
-    command.add_argument("--attention-window", type=_window, help="tokens, even; or full")
+    unsaid = {"default": argparse.SUPPRESS}
+    command.add_argument(
+        "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as those below", **unsaid
+    )
+    command.add_argument("--position-init", choices=list(POSITION_INITS), **unsaid)
+    command.add_argument("--alpha", type=float, dest="hierarchical_alpha", help="hierarchical_alpha", **unsaid)
+    command.add_argument("--attention-window", type=_window, help=f"tokens, even; or {FULL}", **unsaid)
+    command.add_argument("--encoder-only", action="store_true", help="leave the source's head out")
+    command.add_argument("--tokenizer", help="folder or Hub id, where the source has none")
     command.add_argument("--with-code", action="store_true", help="the folder loads without longbert installed")
     command.set_defaults(run=run_extend)
 
 
 def run_extend(arguments: argparse.Namespace) -> int:
-    from .checkpoints import describe, extend
+    from .extending import default_recipe, extend
+    from .inspecting import describe
 
-    source = resolve_path(arguments.source)
-    name = arguments.recipe or default_recipe(source)
-    recipe = RECIPES[name] if name else None
-    asked = {
-        "position_type": arguments.position_type,
-        "position_init": arguments.position_init,
-        "hierarchical_alpha": arguments.alpha,
-        "attention_window": arguments.attention_window,
-    }
-    given = {name: None if value == FULL else value for name, value in asked.items() if value is not None}
-    settings = recipe.settings(LongBertConfig.from_pretrained(source)) if recipe else {}
-    model = extend(
-        arguments.source,
-        arguments.out,
-        with_code=arguments.with_code,
-        max_position_embeddings=arguments.max_positions,
-        **{**settings, **given},
-    )
+    settings = dict(vars(arguments))
+    for name in ("run", "source", "out"):
+        del settings[name]
+    model = extend(arguments.source, arguments.out, **settings)
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
-    if recipe and not given:
-        print(f"expect: {recipe.expect}")
+    recipe = arguments.recipe or default_recipe(resolve_path(arguments.source))
+    if recipe and not settings.keys() & {"position_type", "position_init", "hierarchical_alpha", "attention_window"}:
+        print(f"expect: {RECIPES[recipe].expect}")
     return 0
 
 
@@ -73,11 +64,13 @@ def add_inspect(commands: argparse._SubParsersAction) -> None:
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
-    from .checkpoints import describe, disagreements, load, run_last_token
+    from .inspecting import describe, disagreements, run_last_token
+    from .source import load_long, saved_tokenizer
 
-    model, tokenizer = load(arguments.model)
+    arrived = load_long(arguments.model)
+    model = arrived.model.eval()
     print("\n".join(describe(model)))
-    found = disagreements(model, tokenizer)
+    found = disagreements(arrived, saved_tokenizer(arguments.model, model))
     for problem in found:
         print(f"DISAGREES: {problem}")
     run_last_token(model)
@@ -96,10 +89,10 @@ def add_plot(commands: argparse._SubParsersAction) -> None:
 
 
 def run_plot(arguments: argparse.Namespace) -> int:
-    from .checkpoints import load
     from .plots import plot_positions
+    from .source import load_long
 
-    model, _ = load(arguments.model)
+    model = load_long(arguments.model).model
     for file in plot_positions(model.position_table(), model.config.pretrained_positions, arguments.out):
         print(file)
     return 0
@@ -125,9 +118,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .checkpoints import load_tokenizer
     from .data.documents import load_documents, resolve_path, split_held_out
     from .evaluation import Prover
+    from .source import load_tokenizer
     from .training.pretraining import load_for_pretraining
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
@@ -217,12 +210,12 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
 def run_predict(arguments: argparse.Namespace) -> int:
     import datasets
 
-    from .checkpoints import load
     from .data.documents import load_documents
     from .finetuning.predicting import predict_texts
+    from .source import load_whole
 
     datasets.disable_progress_bars()
-    model, tokenizer = load(arguments.model)
+    model, tokenizer = load_whole(arguments.model)
     if arguments.data == ["-"]:
         texts = [("stdin", sys.stdin.read())]
     else:
@@ -243,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except USER_ERRORS as error:
-        print(f"longbert: {error}", file=sys.stderr)
+        print(f"longbert: {in_one_line(error)}", file=sys.stderr)
         return 2
 
 

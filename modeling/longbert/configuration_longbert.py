@@ -18,6 +18,9 @@ from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
 logger = logging.get_logger(__name__)
 
+# the type whose new positions are copies of earlier ones, which a token must not see side by side
+REPEATING = "learned-extended"
+
 AUTO_MAP = {
     "AutoConfig": "configuration_longbert.LongBertConfig",
     "AutoModel": "modeling_longbert.LongBertModel",
@@ -40,12 +43,17 @@ class LongBertConfig(BertConfig):
     Args:
         position_type: a key of `POSITION_TYPES`: learned, learned-extended, hierarchical, sinusoidal, or registered.
         position_init: a key of `POSITION_INITS`: how `learned-extended` fills the rows that the source never had.
-        pretrained_positions: rows n of the source's table. Read from the source by `from_pretrained`; left at 0, from
-            scratch, it becomes 512, or all positions where there are fewer or the type is `learned`.
+        pretrained_positions: the source length n, the tokens that the first source read: past it a window begins, and
+            the proof's chunks are as long. Read from the source by `from_pretrained`, and kept however often the model
+            is extended; left at 0, from scratch, it becomes 512, or all positions where there are fewer or the type is
+            `learned`.
+        hierarchical_rows: rows that `hierarchical` makes its positions of, where they are not n: those of a longer
+            learned table that became hierarchical.
         hierarchical_alpha: weight of the block code in `hierarchical`, in (0, 1) without 0.5.
         sinusoidal_base: the longest wavelength of `sinusoidal` is about 2 pi times this many positions.
         attention_window: tokens w, even: a token of a text longer than `pretrained_positions` sees w/2 tokens to each
-            side, and the global ones. None is full attention.
+            side, and the global ones. None is full attention. `from_pretrained` gives a plain BERT that becomes
+            `learned-extended` a window of the source length, unless it is told otherwise.
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
         full_attention_layers: layers that read in full in spite of the window.
@@ -63,6 +71,7 @@ class LongBertConfig(BertConfig):
     position_type: str = "learned-extended"
     position_init: str = "tile-skip-special"
     pretrained_positions: int = 0
+    hierarchical_rows: int = 0
     hierarchical_alpha: float | int = 0.4
     sinusoidal_base: float | int = 10000.0
     zero_padding_positions: bool = False
@@ -95,6 +104,8 @@ class LongBertConfig(BertConfig):
                 f"max_position_embeddings={self.max_position_embeddings} is fewer than the source's "
                 f"{self.pretrained_positions} positions: ask for at least as many"
             )
+        if self.hierarchical_rows < 0:
+            raise ValueError(f"hierarchical_rows must be a number of rows or 0, got {self.hierarchical_rows}")
         if self.zero_padding_positions and self.position_type != "sinusoidal":
             raise ValueError(f"zero_padding_positions needs position_type='sinusoidal', got {self.position_type!r}")
         POSITION_TYPES[self.position_type].validate_config(self)
@@ -123,18 +134,17 @@ class LongBertConfig(BertConfig):
     def from_dict(cls, config_dict: dict, **kwargs: Any) -> "LongBertConfig":
         """Read a BERT's or a longbert's config; field overrides in `kwargs` are checked together with the rest.
 
-        Changing `position_type` or `max_position_embeddings` starts from the rows that the source stores, so
-        `pretrained_positions` becomes their number unless it is given.
+        What is not named stays as it was, so a model that is named again, or taken further, says what it said at every
+        length that it reached. One that is taken past its source for the first time is given a window, where its rows
+        repeat (`default_window`).
         """
         config_dict = _without_misspelt(_adopt(config_dict))
         names = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in sorted(names & set(kwargs))}
         _refuse_misspelt(kwargs)
-        if overrides.keys() & {"position_type", "max_position_embeddings"}:
-            source = cls(**config_dict)
-            stored = POSITION_TYPES[source.position_type].stored_rows(source)
-            overrides.setdefault("pretrained_positions", stored or source.pretrained_positions)
-        return super().from_dict({**config_dict, **overrides}, **kwargs)
+        source = cls(**config_dict)
+        carried = _positions_carried_over(source, overrides) | _window_of_extended(source, overrides)
+        return super().from_dict({**config_dict, **carried, **overrides}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -176,11 +186,41 @@ def _adopt(config_dict: dict) -> dict:
     family = family_of(config_dict)
     if config_dict.get("model_type") == LongBertConfig.model_type:
         return config_dict
-    rows = config_dict.get("max_position_embeddings", BertConfig.max_position_embeddings)
-    positions = rows - family.first_row(config_dict)
+    adopted = family.as_bert(config_dict)
+    rows = adopted.get("max_position_embeddings", BertConfig.max_position_embeddings)
+    positions = rows - family.reserved_rows(config_dict)
     return {
-        **config_dict,
+        **adopted,
         "model_type": LongBertConfig.model_type,
         "max_position_embeddings": positions,
         "pretrained_positions": positions,
     }
+
+
+def default_window(source_length: int) -> int:
+    """The window that the study found to need no training: as long as the source, which never sees two positions whose
+    vectors are copies of each other (docs/study.md)."""
+    return max(2, source_length - source_length % 2)
+
+
+def _window_of_extended(source: LongBertConfig, overrides: dict) -> dict:
+    """The window of a model that is taken past its source for the first time and whose rows will repeat."""
+    n, reach = source.pretrained_positions, overrides.get("max_position_embeddings")
+    if source.max_position_embeddings > n or not isinstance(reach, int) or reach <= n:
+        return {}
+    if source.attention_window is not None or overrides.get("position_type", source.position_type) != REPEATING:
+        return {}
+    return {"attention_window": default_window(n)}
+
+
+def _positions_carried_over(source: LongBertConfig, overrides: dict) -> dict:
+    """What a longbert model of another position type needs so that its positions keep their vectors."""
+    wanted = overrides.get("position_type", source.position_type)
+    rows = POSITION_TYPES[source.position_type].stored_rows(source)
+    if wanted == source.position_type:
+        return {}
+    if wanted == "hierarchical" and rows > source.pretrained_positions:
+        return {"hierarchical_rows": rows}
+    if source.position_type == "hierarchical":
+        return {"position_init": "hierarchical"}
+    return {}

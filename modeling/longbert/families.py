@@ -1,7 +1,7 @@
 """Architectures that are BERT under other names. Travels to the Hub beside the model.
 
-A family's encoder computes what BERT's does from weights that are called something else; its checkpoints load into
-LongBert's classes by these renamings.
+A family's encoder computes what BERT's does from weights and settings that are called something else. All that is
+special about a family stands in its entry; nothing else in longbert knows one by name.
 """
 
 from dataclasses import dataclass, field
@@ -9,8 +9,11 @@ from typing import Any
 
 
 POSITIONS = "embeddings.position_embeddings.weight"
-# where the first rows are reserved and position 0 comes after them
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+# What a table of positions is called on its way in, where it is not simply BERT's; see `transplant.py`.
 RESERVED_POSITIONS = "embeddings.reserved_and_position_embeddings.weight"
+POSITIONS_WITHOUT_SEGMENTS = "embeddings.position_without_token_type_embeddings.weight"
+LONG_POSITIONS = "embeddings.long_position_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,40 @@ class Family:
 
     Args:
         class_prefix: what its classes have in the place of `Bert`.
+        key_prefix: what its heads call their encoder.
         renamings: its weights' names, as regular expressions, and BERT's in their place.
+        positions: what its table of positions is, a name of this module.
         reserves_rows: positions begin at `pad_token_id` + 1, as fairseq's do.
+        settings_names: its config's names, and BERT's in their place.
+        settings: what its config does not say, as BERT's says it.
+        own_settings: settings that BERT does not have, read by none of ours.
         must_be: settings under which its encoder is BERT's; any other value is refused.
-        own_heads: classes whose head BERT does not have; the encoder is all that can be loaded of them.
+        must_agree: pairs of settings that have to be the same number.
+        mlm_activation: what its MLM head computes with, whatever `hidden_act` says; None where the two are the same.
+        own_heads: classes whose head BERT does not have, and the weight that marks it; the encoder is all that can be
+            loaded of them.
     """
 
     class_prefix: str
+    key_prefix: str
     renamings: dict[str, str] = field(default_factory=dict)
+    positions: str = POSITIONS
     reserves_rows: bool = False
+    settings_names: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    own_settings: tuple[str, ...] = ()
     must_be: dict[str, Any] = field(default_factory=dict)
-    own_heads: tuple[str, ...] = ()
+    must_agree: dict[str, str] = field(default_factory=dict)
+    mlm_activation: str | None = None
+    own_heads: dict[str, str] = field(default_factory=dict)
+
+    def key_mapping(self) -> dict[str, str]:
+        """All renamings, in the order in which they are applied."""
+        mapping = {rf"^{self.key_prefix}\.": "bert."} if self.key_prefix != "bert" else {}
+        mapping |= self.renamings
+        if self.positions != POSITIONS:
+            mapping[r"embeddings\.position_embeddings\.weight$"] = self.positions
+        return mapping
 
     def long_class(self, architecture: str) -> str | None:
         """The name of the LongBert class with a checkpoint's head; None where there is none."""
@@ -37,79 +63,164 @@ class Family:
             return None
         return f"LongBert{architecture.removeprefix(self.class_prefix)}"
 
-    def first_row(self, config_dict: dict[str, Any]) -> int:
-        """The row of its table that is position 0."""
+    def reserved_rows(self, config_dict: dict[str, Any]) -> int:
+        """How many rows of its table come before position 0."""
         return config_dict.get("pad_token_id", 1) + 1 if self.reserves_rows else 0
+
+    def as_bert(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """Its config in BERT's words."""
+        renamed = {self.settings_names.get(name, name): value for name, value in config_dict.items()}
+        return {name: value for name, value in (self.settings | renamed).items() if name not in self.own_settings}
 
 
 def _fairseq(class_prefix: str, key_prefix: str = "roberta") -> Family:
     return Family(
         class_prefix,
+        key_prefix,
         renamings={
-            rf"^{key_prefix}\.": "bert.",
             r"^lm_head\.dense\.": "cls.predictions.transform.dense.",
             r"^lm_head\.layer_norm\.": "cls.predictions.transform.LayerNorm.",
             r"^lm_head\.(?=decoder|bias)": "cls.predictions.",
             # a classifier's first layer is what BERT calls the pooler
             r"^classifier\.dense\.": "bert.pooler.dense.",
             r"^classifier\.out_proj\.": "classifier.",
-            r"embeddings\.position_embeddings\.weight$": RESERVED_POSITIONS,
         },
+        positions=RESERVED_POSITIONS,
         reserves_rows=True,
-        own_heads=(f"{class_prefix}ForCausalLM",),
+        mlm_activation="gelu",
+        own_heads={f"{class_prefix}ForCausalLM": ""},
     )
 
 
 FAMILIES = {
-    "bert": Family("Bert"),
-    "longbert": Family("LongBert"),
+    "bert": Family("Bert", "bert", own_heads={"BertLMHeadModel": ""}),
+    "longbert": Family("LongBert", "bert", positions=LONG_POSITIONS),
     "roberta": _fairseq("Roberta"),
     "xlm-roberta": _fairseq("XLMRoberta"),
     "camembert": _fairseq("Camembert"),
     "data2vec-text": _fairseq("Data2VecText", "data2vec_text"),
     "electra": Family(
         "Electra",
+        "electra",
         renamings={
-            r"^electra\.": "bert.",
             r"^generator_predictions\.": "cls.predictions.transform.",
             r"^generator_lm_head\.weight": "cls.predictions.decoder.weight",
             r"^generator_lm_head\.bias": "cls.predictions.bias",
         },
-        # replaced-token detection, and heads with GELU where BERT has tanh
-        own_heads=(
-            "ElectraForPreTraining",
-            "ElectraForSequenceClassification",
-            "ElectraForMultipleChoice",
-            "ElectraForCausalLM",
+        own_settings=(
+            "embedding_size",
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_last_dropout",
         ),
+        # the small ones, and all generators, project their embeddings to another size, which BERT does not
+        must_agree={"embedding_size": "hidden_size"},
+        mlm_activation="gelu",
+        # replaced-token detection, and heads with GELU where BERT has tanh
+        own_heads={
+            "ElectraForPreTraining": "discriminator_predictions.",
+            "ElectraForSequenceClassification": "classifier.dense.",
+            "ElectraForMultipleChoice": "sequence_summary.",
+            "ElectraForCausalLM": "",
+        },
     ),
-    "ernie": Family("Ernie", renamings={r"^ernie\.": "bert."}, must_be={"use_task_id": False}),
+    "ernie": Family(
+        "Ernie",
+        "ernie",
+        own_settings=("task_type_vocab_size", "use_task_id"),
+        # a third table, of tasks, beside those of words and segments
+        must_be={"use_task_id": False},
+        own_heads={"ErnieForCausalLM": ""},
+    ),
+    "distilbert": Family(
+        "DistilBert",
+        "distilbert",
+        renamings={
+            r"transformer\.layer\.": "encoder.layer.",
+            r"\.attention\.q_lin\.": ".attention.self.query.",
+            r"\.attention\.k_lin\.": ".attention.self.key.",
+            r"\.attention\.v_lin\.": ".attention.self.value.",
+            r"\.attention\.out_lin\.": ".attention.output.dense.",
+            r"\.sa_layer_norm\.": ".attention.output.LayerNorm.",
+            r"\.ffn\.lin1\.": ".intermediate.dense.",
+            r"\.ffn\.lin2\.": ".output.dense.",
+            r"\.output_layer_norm\.": ".output.LayerNorm.",
+            r"^vocab_transform\.": "cls.predictions.transform.dense.",
+            r"^vocab_layer_norm\.": "cls.predictions.transform.LayerNorm.",
+            r"^vocab_projector\.weight": "cls.predictions.decoder.weight",
+            r"^vocab_projector\.bias": "cls.predictions.bias",
+        },
+        positions=POSITIONS_WITHOUT_SEGMENTS,
+        settings_names={
+            "dim": "hidden_size",
+            "n_layers": "num_hidden_layers",
+            "n_heads": "num_attention_heads",
+            "hidden_dim": "intermediate_size",
+            "dropout": "hidden_dropout_prob",
+            "attention_dropout": "attention_probs_dropout_prob",
+            "activation": "hidden_act",
+        },
+        # DistilBERT's defaults, where a config leaves them out, and its one segment
+        settings={
+            "hidden_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 12,
+            "intermediate_size": 4 * 768,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-12,
+        },
+        own_settings=("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_"),
+        # heads with ReLU where BERT has tanh
+        own_heads={
+            "DistilBertForSequenceClassification": "pre_classifier.",
+            "DistilBertForMultipleChoice": "pre_classifier.",
+        },
+    ),
 }
 
 
 def family_of(config_dict: dict[str, Any]) -> Family:
-    """The family of a checkpoint's config; checkpoints older than `model_type` are BERT's.
+    """The family of a checkpoint, from its config's `model_type` or, where an old one has none, its architectures;
+    else BERT's.
 
     Raises:
         ValueError: an architecture that is not BERT under another name, or one whose settings make it another.
     """
-    model_type = config_dict.get("model_type", "bert")
+    model_type = config_dict.get("model_type") or _type_of(config_dict.get("architectures") or [])
     if model_type not in FAMILIES:
         raise ValueError(
             f"longbert extends checkpoints of model_type {', '.join(FAMILIES)}, got {model_type!r}, whose encoder is "
             "not BERT's"
         )
     family = FAMILIES[model_type]
-    size = config_dict.get("embedding_size", config_dict.get("hidden_size"))
-    if model_type == "electra" and size != config_dict.get("hidden_size"):
-        raise ValueError(
-            f"this ELECTRA projects embeddings of {size} to hidden_size={config_dict.get('hidden_size')}, which BERT "
-            "does not: checkpoints whose two sizes agree can be extended, the small ones and the generators cannot"
-        )
-    for name, value in family.must_be.items():
-        if config_dict.get(name, value) != value:
+    _refuse_settings(family, model_type, config_dict)
+    return family
+
+
+def _type_of(architectures: list[str]) -> str:
+    for architecture in architectures:
+        for model_type, family in FAMILIES.items():
+            if architecture.startswith(family.class_prefix):
+                return model_type
+    return "bert"
+
+
+def family_of_encoder(name: str) -> Family | None:
+    """The family whose heads call their encoder `name`; None where no family does."""
+    return next((family for family in FAMILIES.values() if family.key_prefix == name), None)
+
+
+def _refuse_settings(family: Family, model_type: str, config_dict: dict[str, Any]) -> None:
+    for name, value in (family.must_be | {"position_embedding_type": "absolute"}).items():
+        if config_dict.get(name, value) not in (value, None):
             raise ValueError(
-                f"{name}={config_dict[name]!r} adds what BERT's embeddings do not have: {model_type} checkpoints with "
+                f"{name}={config_dict[name]!r} adds what longbert's BERT does not have: {model_type} checkpoints with "
                 f"{name}={value!r} can be extended"
             )
-    return family
+    for name, other in family.must_agree.items():
+        if config_dict.get(name, config_dict.get(other)) != config_dict.get(other):
+            raise ValueError(
+                f"{name}={config_dict[name]} is not {other}={config_dict.get(other)}: this {model_type} projects one "
+                "to the other, which BERT does not, so it cannot be extended; checkpoints whose two sizes agree can"
+            )

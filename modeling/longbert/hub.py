@@ -11,8 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from transformers import TrainingArguments
 
 from .cards import EVIDENCE, write_card
-from .checkpoints import copy_encoder_modules, disagreements, load
 from .data.documents import resolve_path
+from .inspecting import disagreements
+from .source import copy_sentence_modules, load_long, saved_tokenizer
 
 
 def push(
@@ -94,12 +95,13 @@ def _refuse_stranger(api: HfApi) -> None:
 
 def _stage(folder: Path, stage: Path, repo_id: str, license: str | None) -> None:
     """Lay out what is published: read whole and written anew, so that what cannot be loaded is never pushed."""
-    model, tokenizer = load(str(folder))
-    if problems := disagreements(model, tokenizer):
+    arrived = load_long(str(folder))
+    model, tokenizer = arrived.model, saved_tokenizer(str(folder), arrived.model)
+    if problems := disagreements(arrived, tokenizer):
         raise ValueError(f"{folder} is not pushed: {'; '.join(problems)}; see `longbert inspect {folder}`")
     model.save_pretrained(stage)
     tokenizer.save_pretrained(stage)
-    copy_encoder_modules(folder, stage, model.config.max_position_embeddings)
+    copy_sentence_modules(str(folder), stage, model.config.max_position_embeddings)
     for file in ("README.md", *EVIDENCE):
         if (folder / file).exists():
             shutil.copy(folder / file, stage)

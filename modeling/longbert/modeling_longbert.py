@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import (
+    BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
@@ -26,16 +27,18 @@ from transformers.utils import TransformersKwargs, logging
 from .attention import NAME as LINEAR_ATTENTION
 from .attention import Flattening, Shard, Window, global_marks, is_traced, plain_mask, text_ids
 from .configuration_longbert import LongBertConfig
+from .loading import Loading
 from .losses import masked_lm_loss, sentence_pair_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
-from .transplant import register_transplant, renamings_of
+from .transplant import register_transplant
 
 
 logger = logging.get_logger(__name__)
 
-# By class name: transformers keys custom code on it, and every head holds a LongBertModel, so one entry serves all.
-register_transplant("LongBertModel")
+
+class DoesNotFitError(ValueError, RuntimeError):
+    """A source's weights do not fit the model; transformers, which calls that a RuntimeError, has said which."""
 
 
 class LongBertEmbeddings(BertEmbeddings):
@@ -65,7 +68,17 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
     config: LongBertConfig
     bert: BertModel
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # transformers keys conversions of custom code on the class's name, a user's own among them
+        register_transplant(cls.__name__)
+
     def __init__(self, config: LongBertConfig, *args: Any, **kwargs: Any):
+        if not hasattr(config, "position_type"):
+            raise ValueError(
+                f"{type(self).__name__} is built from a LongBertConfig, got a {type(config).__name__}: make one by "
+                "LongBertConfig.from_pretrained(source), or of this one by LongBertConfig.from_dict(config.to_dict())"
+            )
         config.validate()
         if config._attn_implementation is None and not config.is_decoder:
             config._attn_implementation = LINEAR_ATTENTION
@@ -83,8 +96,11 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         self.post_init()
 
     def _swap_parts(self) -> None:
-        """A head's swap: its BertModel for a LongBertModel."""
-        self.bert = LongBertModel(self.config, add_pooling_layer=self.bert.pooler is not None)
+        """A head's swap: its BertModel for a LongBertModel. A class of a user's that has none yet builds its own after
+        this."""
+        for name, child in self.named_children():
+            if type(child) is BertModel:
+                setattr(self, name, LongBertModel(self.config, add_pooling_layer=child.pooler is not None))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -93,24 +109,53 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
             module.init_weight()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """As transformers', of any architecture that is BERT under other names (`families.py`).
 
+        Where the class holds several encoders and the source one, all of them begin as the source's.
+
         Raises:
-            ValueError: the source is another architecture, or its hidden size or position table does not fit `config`;
-                said before its weights are read.
+            ValueError: the source is another architecture, its position table does not fit `config`, or its encoder
+                did not arrive whole.
         """
-        if pretrained_model_name_or_path is not None:
-            renamings = renamings_of(pretrained_model_name_or_path, config, cls.__name__, kwargs)
-            kwargs["key_mapping"] = {**renamings, **(kwargs.get("key_mapping") or {})} or None
-        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        if isinstance(config, BertConfig) and not hasattr(config, "position_type"):
+            config = cls.config_class.from_dict(config.to_dict())
+        loading = Loading.of(cls, pretrained_model_name_or_path, config, kwargs)
+        if loading is not None:
+            kwargs["key_mapping"] = {**loading.key_mapping(), **(kwargs.get("key_mapping") or {})} or None
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            if "the above report" not in str(error):
+                raise
+            raise DoesNotFitError(
+                f"{pretrained_model_name_or_path or 'the state_dict'} does not fit this {cls.__name__}: the report "
+                "above names each weight. Build its config with LongBertConfig.from_pretrained(source, ...)"
+            ) from error
+        if loading is not None:
+            loading.complete(model, info)
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
         """As transformers', but under the names that the model has, not those of the file it was read from.
 
         Old checkpoints, bert-base-uncased among them, call LayerNorm's weights gamma and beta, and transformers'
         Trainer would not find these again in its own checkpoints: it resumed, and chose its best model, without them.
+
+        Raises:
+            ValueError: the config was changed by hand into one that the weights do not fit.
         """
+        for encoder in self.long_encoders():
+            encoder.refuse_edited_config()
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
@@ -134,9 +179,23 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> tuple[torch.Tensor, ...] | ModelOutput:
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def long_encoders(self) -> list["LongBertModel"]:
+        """Its encoders, itself among them: one for every class of ours, and as many as a user's own class holds."""
+        return [module for module in self.modules() if isinstance(module, LongBertModel)]
+
     def get_position_embeddings(self) -> PositionEmbedding:
-        """The module that gives positions their vectors."""
-        return self.base_model.embeddings.position_embeddings
+        """The module that gives positions their vectors.
+
+        Raises:
+            ValueError: there are several encoders, each with one of its own.
+        """
+        encoders = self.long_encoders()
+        if len(encoders) != 1:
+            raise ValueError(
+                f"{type(self).__name__} has {len(encoders)} long encoders, each with positions of its own: ask one of "
+                "model.long_encoders()"
+            )
+        return encoders[0].embeddings.position_embeddings
 
     @torch.no_grad()
     def position_table(self, length: int | None = None) -> torch.Tensor:
@@ -145,27 +204,35 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         Written into a plain BERT's table they give the same model, whatever the position type.
         """
         positions = self.get_position_embeddings()
-        length = self.config.max_position_embeddings if length is None else length
+        length = positions.config.max_position_embeddings if length is None else length
         return positions(torch.arange(length, device=positions.weight.device))
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
-        """Change `max_position_embeddings` in place: config, stored rows and buffers.
+        """Change `max_position_embeddings` in place: config, stored rows and buffers, of every encoder there is.
 
         Rows that stay are unchanged; new rows of `learned-extended` are filled by `config.position_init` from all rows
-        there are, the other types need none.
+        there are, the other types need none. A model that is taken past its source for the first time is given a
+        window (`default_window`), as `from_pretrained` gives it.
 
         Raises:
             huggingface_hub.errors.StrictDataclassError: the length is beyond the type's reach or below the source's.
+            ValueError: `config.position_init` would move the rows that the model has.
         """
-        resized = copy.copy(self.config)
-        resized.max_position_embeddings = new_num_position_embeddings
-        resized.validate()
-        positions = self.get_position_embeddings()
-        weight = positions.resized_weight(new_num_position_embeddings)
-        positions.weight = nn.Parameter(weight.clone(), requires_grad=positions.weight.requires_grad)
-        self.config.max_position_embeddings = new_num_position_embeddings
-        self.base_model.embeddings.set_length(new_num_position_embeddings)
+        resized = type(self.config).from_dict(
+            self.config.to_dict(), max_position_embeddings=new_num_position_embeddings
+        )
+        encoders = self.long_encoders()
+        weights = [
+            each.embeddings.position_embeddings.resized_weight(new_num_position_embeddings) for each in encoders
+        ]
+        for encoder, weight in zip(encoders, weights, strict=True):
+            positions = encoder.embeddings.position_embeddings
+            positions.weight = nn.Parameter(weight.clone(), requires_grad=positions.weight.requires_grad)
+            encoder.embeddings.set_length(new_num_position_embeddings)
+        for config in [self.config, *(each.config for each in encoders)]:
+            config.max_position_embeddings = new_num_position_embeddings
+            config.attention_window = resized.attention_window
 
 
 class LongBertSelfAttention(BertSelfAttention):
@@ -346,8 +413,20 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             return None
         return Window(self.config.attention_window // 2, longer_than=self.config.pretrained_positions)
 
+    def refuse_edited_config(self) -> None:
+        """Raise `ValueError` where the config was changed by hand into one that the weights do not fit."""
+        config, positions = self.config, self.embeddings.position_embeddings
+        reach, rows = self.embeddings.position_ids.shape[-1], POSITION_TYPES[config.position_type].stored_rows(config)
+        stored = len(positions.weight) or rows  # 0 where another process holds them
+        if reach != config.max_position_embeddings or (rows and rows != stored):
+            raise ValueError(
+                f"config says max_position_embeddings={config.max_position_embeddings} and {rows} stored rows, the "
+                f"model was built for {reach} and holds {stored}: set the config as it was, and call "
+                f"model.resize_position_embeddings({config.max_position_embeddings}) or load the model anew"
+            )
+
     def _refuse_length(self, length: int) -> None:
-        reach = self.config.max_position_embeddings
+        reach = self.embeddings.position_ids.shape[-1]
         if length > reach:
             raise ValueError(
                 f"the input has {length} tokens, this model reaches {reach} (max_position_embeddings): truncate it "

@@ -6,6 +6,7 @@ stores under BERT's own key `position_embeddings.weight`, so that a source's lea
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,28 +19,52 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-# How the rows a source never had are filled: (table [n, hidden_size], length, config) -> [length, hidden_size].
-# Each computes in fp32, returns the table's dtype, and all but `interpolate` begin with the table itself, bit for bit.
+# Rows of a table, `[rows, hidden_size]`, and the length wanted, to `[length, hidden_size]` in the table's dtype.
+Fill = Callable[[torch.Tensor, int, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PositionInit:
+    """A way to fill the rows that a table never had.
+
+    Args:
+        fill: computes the longer table.
+        least_rows: rows that a source must have for it.
+        keeps_rows: whether the rows there were stay as they are, bit for bit.
+    """
+
+    fill: Fill
+    least_rows: int = 1
+    keeps_rows: bool = True
+
+
+# A table that was filled before is filled further as if all had been filled at once: what is copied, or computed from,
+# follows the period of the source's n rows, `config.pretrained_positions`, and copies are of the latest rows.
 
 
 def _random(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    rows = torch.empty(length - len(table), table.shape[1], dtype=torch.float32, device=table.device)
+    rows = torch.empty(length - len(table), table.shape[1], dtype=at_least_fp32(table.dtype), device=table.device)
     return torch.cat((table, rows.normal_(std=config.initializer_range).to(table.dtype)))
 
 
 def _tile(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    return table[torch.arange(length, device=table.device) % len(table)]
+    return _repeat(table, length, config.pretrained_positions, skip=0)
 
 
 def _tile_skip_special(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
     """Tile rows 1..n-2 only: row 0 is [CLS]'s and the last row is the least trained."""
-    n = len(table)
-    if n < 3:
-        raise ValueError(
-            f"position_init='tile-skip-special' needs a source of at least 3 positions, got {n}: use 'tile'"
-        )
-    position = torch.arange(length, device=table.device)
-    return table[torch.where(position < n, position, 1 + (position - n) % (n - 2))]
+    return _repeat(table, length, config.pretrained_positions, skip=1)
+
+
+def _repeat(table: torch.Tensor, length: int, n: int, skip: int) -> torch.Tensor:
+    """Repeat the source's n rows, without the first and the last `skip` of them, over positions n, n + 1, ..."""
+    rows, period = len(table), n - 2 * skip
+    position = torch.arange(rows, length, device=table.device)
+    rank = (position - n) % period
+    # the copies that there are already after the first; negative where the source's own row is the only one
+    copies = (rows - 1 - n - rank).div(period, rounding_mode="floor")
+    copied = torch.where(copies < 0, skip + rank, n + rank + copies * period)
+    return torch.cat((table, table[copied]))
 
 
 def _repeat_last(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
@@ -51,24 +76,24 @@ def _interpolate(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
 
     Moves the first n rows, so short inputs change (LongEmbed, arXiv 2404.12096, section 4.1, "PI").
     """
-    stretched = F.interpolate(table[1:].float().T[None], size=length - 1, mode="linear", align_corners=True)
+    rows = table[1:].to(at_least_fp32(table.dtype))
+    stretched = F.interpolate(rows.T[None], size=length - 1, mode="linear", align_corners=True)
     return torch.cat((table[:1], stretched[0].T.to(table.dtype)))
 
 
 def _hierarchical(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    position = torch.arange(length, device=table.device)
-    offsets = block_offsets(table.float(), config.hierarchical_alpha)
-    return (table.float()[position % len(table)] + offsets[position // len(table)]).to(table.dtype)
+    n = HierarchicalPositionEmbedding.stored_rows(config)
+    position = torch.arange(len(table), length, device=table.device)
+    return torch.cat((table, hierarchical_vectors(table[:n], position, config.hierarchical_alpha)))
 
 
-PositionInit = Callable[[torch.Tensor, int, Any], torch.Tensor]
 POSITION_INITS: dict[str, PositionInit] = {
-    "random": _random,
-    "tile": _tile,
-    "tile-skip-special": _tile_skip_special,
-    "repeat-last": _repeat_last,
-    "interpolate": _interpolate,
-    "hierarchical": _hierarchical,
+    "random": PositionInit(_random),
+    "tile": PositionInit(_tile),
+    "tile-skip-special": PositionInit(_tile_skip_special, least_rows=3),
+    "repeat-last": PositionInit(_repeat_last),
+    "interpolate": PositionInit(_interpolate, least_rows=2, keeps_rows=False),
+    "hierarchical": PositionInit(_hierarchical),
 }
 
 
@@ -76,28 +101,53 @@ def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
     """Fill a learned table up to `length` rows as `config.position_init` says.
 
     Args:
-        table: `[n, hidden_size]`, any floating dtype.
-        length: rows wanted, at least n.
+        table: `[rows, hidden_size]`, any floating dtype: the source's n rows, or a table that was filled before.
+        length: rows wanted, at least as many as there are.
 
     Returns:
-        `[length, hidden_size]` in the table's dtype. Its first n rows equal `table` bit for bit for every
-        `position_init` but `interpolate`.
+        `[length, hidden_size]` in the table's dtype. It begins with `table` bit for bit for every `position_init` but
+        `interpolate`.
 
     Raises:
-        ValueError: `length` is smaller than the table, or past n² for `hierarchical`.
+        ValueError: `length` is smaller than the table, past n² for `hierarchical`, the table is shorter than its
+            source, or `position_init` cannot start from it.
     """
-    if length < len(table):
-        raise ValueError(f"cannot extend a table of {len(table)} positions to {length}: ask for at least {len(table)}")
-    if config.position_init == "hierarchical" and length > len(table) ** 2:
+    rows, name = len(table), config.position_init
+    if length < rows:
+        raise ValueError(f"cannot extend a table of {rows} positions to {length}: ask for at least {rows}")
+    if length == rows:
+        return table
+    if rows < config.pretrained_positions:
+        raise ValueError(f"the table has {rows} rows, fewer than pretrained_positions={config.pretrained_positions}")
+    refuse_init(config)
+    if not POSITION_INITS[name].keeps_rows and rows != config.pretrained_positions:
         raise ValueError(
-            f"position_init='hierarchical' reaches {len(table)}² = {len(table) ** 2} positions, got {length}"
+            f"position_init={name!r} would move all {rows} rows that the model has: extend its source anew, or name a "
+            f"position_init that keeps them, such as 'tile-skip-special'"
         )
-    if config.position_init == "random" and length > len(table):
+    n = HierarchicalPositionEmbedding.stored_rows(config)
+    if name == "hierarchical" and length > n * n:
+        raise ValueError(f"position_init='hierarchical' reaches {n}² = {n * n} positions, got {length}")
+    if name == "random":
         logger.warning(
-            f"position_init='random': rows {len(table)} to {length - 1} hold noise, which wrecks a pretrained model "
+            f"position_init='random': rows {rows} to {length - 1} hold noise, which wrecks a pretrained model "
             f"until they are trained; the others of {sorted(POSITION_INITS)} start from what the source knew"
         )
-    return POSITION_INITS[config.position_init](table, length, config)
+    return POSITION_INITS[name].fill(table, length, config)
+
+
+def refuse_init(config: Any) -> None:
+    """Raise `ValueError` where `config.position_init` needs more rows than the source has."""
+    least, n = POSITION_INITS[config.position_init].least_rows, config.pretrained_positions
+    if n < least:
+        raise ValueError(
+            f"position_init={config.position_init!r} needs a source of at least {least} positions, got {n}: use 'tile'"
+        )
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """What a table is computed in: fp32, or float64 where the user asked for it."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def block_offsets(table: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -107,6 +157,13 @@ def block_offsets(table: torch.Tensor, alpha: float) -> torch.Tensor:
     in every dtype, which the original form does not.
     """
     return alpha / (1 - alpha) * (table - table[:1])
+
+
+def hierarchical_vectors(table: torch.Tensor, position_ids: torch.Tensor, alpha: float) -> torch.Tensor:
+    """`table[k % n] + block_offsets(table)[k // n]` for positions k: `[..., hidden_size]` in the table's dtype."""
+    n = len(table)
+    offsets = block_offsets(table.to(at_least_fp32(table.dtype)), alpha).to(table.dtype)
+    return F.embedding(position_ids % n, table) + F.embedding(position_ids // n, offsets)
 
 
 class PositionEmbedding(nn.Module):
@@ -131,12 +188,20 @@ class PositionEmbedding(nn.Module):
         """Rows of `weight` that another type could start from; 0 where the type stores none."""
         return 0
 
+    @classmethod
+    def takes_rows(cls, config: Any, rows: int) -> bool:
+        """Whether a source's learned table of so many rows can be turned into this type's `weight`."""
+        return rows in (config.pretrained_positions, cls.stored_rows(config))
+
     def init_weight(self) -> None:
         """Initialise `weight` for training from scratch."""
         init.normal_(self.weight, mean=0.0, std=self.config.initializer_range)
 
     def transplant(self, table: torch.Tensor) -> torch.Tensor:
-        """The `weight` that a source's learned `table` `[n, hidden_size]` turns into."""
+        """The `weight` that a source's learned `table` `[rows, hidden_size]` turns into.
+
+        The source may be a BERT, with n rows, or a longbert model, with as many as its type stores.
+        """
         return table
 
     def resized_weight(self, length: int) -> torch.Tensor:
@@ -178,12 +243,21 @@ class LearnedPositionEmbedding(_TablePositionEmbedding):
     def stored_rows(cls, config: Any) -> int:
         return config.max_position_embeddings
 
+    @classmethod
+    def takes_rows(cls, config: Any, rows: int) -> bool:
+        return rows >= config.max_position_embeddings
+
+    def transplant(self, table: torch.Tensor) -> torch.Tensor:
+        return table[: self.config.max_position_embeddings]
+
 
 class LearnedExtendedPositionEmbedding(_TablePositionEmbedding):
     """A longer table: the source's rows, then rows filled by `config.position_init`, all of them trainable."""
 
     @classmethod
     def validate_config(cls, config: Any) -> None:
+        if config.max_position_embeddings > config.pretrained_positions:
+            refuse_init(config)
         if config.position_init == "hierarchical":
             HierarchicalPositionEmbedding.validate_config(config)
 
@@ -191,11 +265,17 @@ class LearnedExtendedPositionEmbedding(_TablePositionEmbedding):
     def stored_rows(cls, config: Any) -> int:
         return config.max_position_embeddings
 
+    @classmethod
+    def takes_rows(cls, config: Any, rows: int) -> bool:
+        return rows >= config.pretrained_positions
+
     def transplant(self, table: torch.Tensor) -> torch.Tensor:
-        return extend_table(table, self.config.max_position_embeddings, self.config)
+        return self._with_rows(table, self.config.max_position_embeddings)
 
     def resized_weight(self, length: int) -> torch.Tensor:
-        table = self.weight.detach()
+        return self._with_rows(self.weight.detach(), length)
+
+    def _with_rows(self, table: torch.Tensor, length: int) -> torch.Tensor:
         return table[:length] if length <= len(table) else extend_table(table, length, self.config)
 
 
@@ -207,7 +287,7 @@ class HierarchicalPositionEmbedding(_TablePositionEmbedding):
 
     @classmethod
     def validate_config(cls, config: Any) -> None:
-        n, alpha = config.pretrained_positions, config.hierarchical_alpha
+        n, alpha = cls.stored_rows(config), config.hierarchical_alpha
         if not 0 < alpha < 1 or alpha == 0.5:
             raise ValueError(
                 f"hierarchical_alpha must lie in (0, 1) and not be 0.5, which gives positions i*n+j and j*n+i the "
@@ -215,7 +295,7 @@ class HierarchicalPositionEmbedding(_TablePositionEmbedding):
             )
         if config.max_position_embeddings > n * n:
             raise ValueError(
-                f"hierarchical positions reach pretrained_positions² = {n}² = {n * n}, got "
+                f"hierarchical positions of {n} rows reach {n}² = {n * n}, got "
                 f"max_position_embeddings={config.max_position_embeddings}"
             )
         if alpha > 0.5:
@@ -226,12 +306,14 @@ class HierarchicalPositionEmbedding(_TablePositionEmbedding):
 
     @classmethod
     def stored_rows(cls, config: Any) -> int:
-        return config.pretrained_positions
+        return config.hierarchical_rows or config.pretrained_positions
+
+    @classmethod
+    def takes_rows(cls, config: Any, rows: int) -> bool:
+        return rows == cls.stored_rows(config)
 
     def forward(self, position_ids: torch.LongTensor) -> torch.Tensor:
-        n = len(self.weight)
-        offsets = block_offsets(self.weight.float(), self.config.hierarchical_alpha).to(self.weight.dtype)
-        return super().forward(position_ids % n) + F.embedding(position_ids // n, offsets)
+        return hierarchical_vectors(self.weight, position_ids, self.config.hierarchical_alpha)
 
 
 class SinusoidalPositionEmbedding(PositionEmbedding):
@@ -253,27 +335,43 @@ class SinusoidalPositionEmbedding(PositionEmbedding):
         if not 1 < config.sinusoidal_base < math.inf:
             raise ValueError(f"sinusoidal_base must be greater than 1 (10000 is usual), got {config.sinusoidal_base}")
 
+    @classmethod
+    def takes_rows(cls, config: Any, rows: int) -> bool:
+        return rows > 0  # any table has the spread that the sinusoids are scaled to
+
     def init_weight(self) -> None:
         # sin² + cos² = 1 gives every sinusoid a root mean square of sqrt(1/2), whatever the position
         init.constant_(self.weight, math.sqrt(2) * self.config.initializer_range)
 
     def transplant(self, table: torch.Tensor) -> torch.Tensor:
-        if table.device.type != "meta":
+        of_words = table[1:] if len(table) > 1 else table  # row 0 is [CLS]'s, and larger than the others
+        spread = of_words.to(at_least_fp32(table.dtype)).square().mean().sqrt()
+        scale = (math.sqrt(2) * spread).reshape(1).to(table.dtype)
+        if table.device.type != "meta" and not self._is_sinusoidal(table, scale):
             logger.warning_once(
                 "position_type='sinusoidal' replaces the source's position table: the model knows no position until "
                 "it is trained"
             )
-        spread = table[1:].float().square().mean().sqrt()
-        return (math.sqrt(2) * spread).reshape(1).to(table.dtype)
+        return scale
+
+    def _is_sinusoidal(self, table: torch.Tensor, scale: torch.Tensor) -> bool:
+        """Whether the source's table is what this type computes, as some DistilBERTs' is."""
+        ours = self._vectors(torch.arange(len(table), device=table.device), scale)
+        return torch.allclose(ours, table, atol=1e-2 * float(scale), rtol=0)
 
     def forward(self, position_ids: torch.LongTensor) -> torch.Tensor:
-        dimension = torch.arange(0, self.config.hidden_size, 2, device=position_ids.device, dtype=torch.float32)
-        frequencies = torch.exp(dimension * (-math.log(self.config.sinusoidal_base) / self.config.hidden_size))
-        angles = position_ids[..., None].float() * frequencies
-        vectors = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2) * self.weight.float()
+        vectors = self._vectors(position_ids, self.weight)
         if self.config.zero_padding_positions:
             vectors = vectors.masked_fill(position_ids[..., None] < 0, 0.0)
-        return vectors.to(self.weight.dtype)
+        return vectors
+
+    def _vectors(self, position_ids: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        dtype = at_least_fp32(scale.dtype)
+        dimension = torch.arange(0, self.config.hidden_size, 2, device=position_ids.device, dtype=dtype)
+        frequencies = torch.exp(dimension * (-math.log(self.config.sinusoidal_base) / self.config.hidden_size))
+        angles = position_ids[..., None].to(dtype) * frequencies
+        vectors = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2) * scale.to(dtype)
+        return vectors.to(scale.dtype)
 
 
 POSITION_TYPES: dict[str, type[PositionEmbedding]] = {

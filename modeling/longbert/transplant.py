@@ -1,22 +1,28 @@
 """How a source's position table becomes what the model stores. Travels to the Hub beside the model.
 
-The seam is transformers' own weight conversion, which serves every way in: any head, `.bin`, shards, device maps.
+The seam is transformers' own weight conversion, which serves every way in: any head, `.bin`, shards, device maps, and
+a long encoder inside another model.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
 from .configuration_longbert import LongBertConfig
-from .families import POSITIONS, RESERVED_POSITIONS, family_of
-from .position_embeddings import POSITION_TYPES
+from .families import LONG_POSITIONS, POSITIONS, POSITIONS_WITHOUT_SEGMENTS, RESERVED_POSITIONS, TOKEN_TYPES
+from .position_embeddings import POSITION_INITS, POSITION_TYPES, PositionEmbedding, extend_table
+from .source_weights import SourceWeights
 
 
 class Transplant(ConversionOps):
-    """Turn a source's learned position table into what the model stores; nothing to do for our own checkpoints."""
+    """Turn a source's learned position table into what the model stores; nothing to do for our own checkpoints.
+
+    The name that the table comes under says what it is: BERT's, one with reserved rows before position 0, one of an
+    architecture that has no segments, or a longbert model's of another length or type.
+    """
 
     def convert(
         self,
@@ -28,27 +34,21 @@ class Transplant(ConversionOps):
         **kwargs: Any,
     ) -> dict[str, list[torch.Tensor]]:
         positions = model.get_submodule(full_layer_name.rpartition(".")[0])
-        (tensors,) = input_dict.values()
-        tensor = tensors[0] if isinstance(tensors, list) else tensors
-        if tensor.shape != positions.weight.shape:
-            refuse_table(tensor.shape, positions.config)
-            tensor = positions.transplant(tensor)
-        return {target_patterns[0]: [tensor]}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return KeepAsIs()
-
-
-class DropReservedRows(ConversionOps):
-    """Leave out a source's first rows, where they are no positions (`Family.reserves_rows`)."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, list[torch.Tensor]]:
-        (tensors,) = input_dict.values()
+        ((name, tensors),) = input_dict.items()
         table = tensors[0] if isinstance(tensors, list) else tensors
-        return {target_patterns[0]: [table[len(table) - kwargs["config"].pretrained_positions :]]}
+        if not isinstance(positions, PositionEmbedding):  # another model's, beside ours in a composite one
+            return {POSITIONS: [table]}
+        config = positions.config
+        if name == RESERVED_POSITIONS:
+            table = table[len(table) - config.pretrained_positions :]
+        if table.shape != positions.weight.shape:
+            if name != LONG_POSITIONS:
+                refuse_table(table.shape, config)
+            table = positions.transplant(table)
+        segments = (
+            {TOKEN_TYPES: [table.new_zeros(1, config.hidden_size)]} if name == POSITIONS_WITHOUT_SEGMENTS else {}
+        )
+        return {POSITIONS: [table]} | segments
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -67,17 +67,18 @@ class KeepAsIs(ConversionOps):
 
 
 def register_transplant(class_name: str) -> None:
-    """Make every way of loading weights into the class transplant a source's table."""
-    operations = {POSITIONS: [Transplant()], RESERVED_POSITIONS: [DropReservedRows(), Transplant()]}
-    converters = [
-        WeightConverter(source_patterns=key, target_patterns=POSITIONS, operations=chain)
-        for key, chain in operations.items()
-    ]
-    register_checkpoint_conversion_mapping(class_name, converters, overwrite=True)
+    """Make every way of loading weights into the class transplant a source's table.
+
+    One converter for all names that a table may have: a second one with the same target would be the one that saving
+    reverses, and would lose what stands before the name inside another model.
+    """
+    names = [POSITIONS, RESERVED_POSITIONS, POSITIONS_WITHOUT_SEGMENTS, LONG_POSITIONS]
+    converter = WeightConverter(source_patterns=names, target_patterns=POSITIONS, operations=[Transplant()])
+    register_checkpoint_conversion_mapping(class_name, [converter], overwrite=True)
 
 
 def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) -> None:
-    """Raise `ValueError` where a source's position table `[rows, hidden_size]` does not fit the config."""
+    """Raise `ValueError` where a BERT's position table `[rows, hidden_size]` does not fit the config."""
     expected = (config.pretrained_positions, config.hidden_size)
     if tuple(shape) != expected:
         raise ValueError(
@@ -87,48 +88,81 @@ def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) ->
         )
 
 
-def renamings_of(source: Any, config: Any, model_class: str, hub_kwargs: dict) -> dict[str, str]:
-    """What a source's weights are called, as `from_pretrained`'s `key_mapping`; none where its config cannot be read.
+def refuse_source(weights: SourceWeights, source_dict: dict[str, Any] | None, config: LongBertConfig) -> None:
+    """Raise `ValueError` where a source's table, or what its config says of it, does not fit `config`.
 
-    Raises:
-        ValueError: the source's config says that its weights do not fit `config`, or BERT at all.
+    Args:
+        source_dict: the source's own config; None where there is none beside the weights.
     """
-    try:
-        source_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
-    except OSError:  # no config to compare with: the transplant itself still refuses a table that does not fit
-        return {}
-    family = family_of(source_dict)
-    same_head = family.class_prefix + model_class.removeprefix("LongBert")
-    for architecture in source_dict.get("architectures") or []:
-        if architecture == same_head and architecture in family.own_heads:
+    shape = weights.table()
+    if source_dict is not None and source_dict.get("model_type") == LongBertConfig.model_type:
+        _refuse_long_source(shape, LongBertConfig.from_dict(source_dict), config)
+        return
+    reserved = weights.family.reserved_rows(config.to_dict() if source_dict is None else source_dict)
+    if source_dict is None and not reserved and shape == _stored_shape(config):
+        return  # a longbert model's own state_dict
+    refuse_table((shape[0] - reserved, *shape[1:]), config)
+
+
+def _stored_shape(config: LongBertConfig) -> tuple[int, ...]:
+    rows = POSITION_TYPES[config.position_type].stored_rows(config)
+    return (rows, config.hidden_size) if rows else (1,)
+
+
+def _refuse_long_source(shape: tuple[int, ...], source: LongBertConfig, config: LongBertConfig) -> None:
+    stored = POSITION_TYPES[source.position_type].stored_rows(source)
+    if stored == 0:
+        if config.position_type != source.position_type:
             raise ValueError(
-                f"{source} is an {architecture}, whose head is not BERT's: load its encoder, as LongBertModel or with "
-                "another head, which is then new"
+                f"the source is {source.position_type!r} and stores no position rows to make "
+                f"{config.position_type!r} of"
             )
-    if isinstance(config, LongBertConfig):
-        refuse_source(source, source_dict, config)
-    return family.renamings
-
-
-def refuse_source(source: Any, source_dict: dict, config: LongBertConfig) -> None:
-    """Raise `ValueError` where a source's config says that its weights do not fit `config`."""
-    stored = LongBertConfig.from_dict(source_dict)
-    if stored.hidden_size != config.hidden_size:
+        return
+    if shape != (stored, source.hidden_size):
         raise ValueError(
-            f"{source} has hidden_size={stored.hidden_size}, the config says {config.hidden_size}: build it with "
-            "LongBertConfig.from_pretrained(source, position_type=..., max_position_embeddings=...)"
+            f"the source's config.json says that {(stored, source.hidden_size)} position vectors are stored, and its "
+            f"file holds {shape}: leave config.json as it was saved, and name what is to change in from_pretrained"
         )
-    if not _stores_the_same(stored, config):
-        rows = POSITION_TYPES[stored.position_type].stored_rows(stored)
-        if rows == 0:
-            raise ValueError(
-                f"{source} is {stored.position_type!r} and stores no position rows to make {config.position_type!r} of"
-            )
-        refuse_table((rows, stored.hidden_size), config)
+    taken = POSITION_TYPES[config.position_type].takes_rows(config, stored)
+    if source.hidden_size != config.hidden_size or not taken:
+        raise ValueError(
+            f"the source stores position vectors of shape {shape}, of which {config.position_type!r} positions "
+            f"with max_position_embeddings={config.max_position_embeddings}, pretrained_positions="
+            f"{config.pretrained_positions} and hidden_size={config.hidden_size} cannot be made: build the config "
+            "with LongBertConfig.from_pretrained(source, position_type=..., max_position_embeddings=...)"
+        )
 
 
-def _stores_the_same(source: LongBertConfig, config: LongBertConfig) -> bool:
-    rows = POSITION_TYPES[source.position_type].stored_rows(source)
-    return rows == POSITION_TYPES[config.position_type].stored_rows(config) and (
-        rows > 0 or source.position_type == config.position_type
+def first_source_length(positions: PositionEmbedding) -> int | None:
+    """The length of a table's first source, where it is shorter than its config's `pretrained_positions`; else None.
+
+    Versions of longbert before 0.2 wrote the rows stored for the source length when a model was named again. The rows
+    past the first source are still near the ones they were copied from, also after training.
+    """
+    config, table = positions.config, positions.weight.detach()
+    n = config.pretrained_positions
+    if config.position_type != "learned-extended" or table.is_meta or not table.is_floating_point():
+        return None
+    rows = table[:n].float().cpu()
+    likely = {config.attention_window or 0, (config.attention_window or 0) + 1, 512}
+    # where a table begins again: with the row after [CLS]'s, or with [CLS]'s
+    again = [(rows[2:] == rows[index]).all(-1).nonzero()[:1, 0] + 2 for index in (1, 0)]
+    for length in sorted(likely.union(*(found.tolist() for found in again))):
+        if 3 <= length < n and any(_is_filled(rows, length, name, config) for name in POSITION_INITS):
+            return length
+    return None
+
+
+def _is_filled(rows: torch.Tensor, length: int, position_init: str, config: LongBertConfig) -> bool:
+    """Whether the rows after the first `length` are near what `position_init` fills in."""
+    if position_init in ("random", "interpolate"):
+        return False
+    settings = SimpleNamespace(
+        position_init=position_init,
+        pretrained_positions=length,
+        hierarchical_alpha=config.hierarchical_alpha,
+        hierarchical_rows=0,
     )
+    filled = rows[length : 2 * length]
+    expected = extend_table(rows[:length], length + len(filled), settings)[length:]
+    return bool((filled - expected).norm() < 0.5 * (filled - filled.mean(0)).norm())

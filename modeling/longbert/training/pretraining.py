@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
 from ..arguments import DataArguments, ModelArguments, PretrainingArguments, parse_schedule, write_config
-from ..checkpoints import load_tokenizer
 from ..configuration_longbert import LongBertConfig
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents, resolve_path
@@ -27,6 +26,7 @@ from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..evaluation import Prover
 from ..modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining
 from ..saving import damage, refuse_occupied
+from ..source import load_tokenizer
 from .resuming import find_checkpoint
 from .trainer import LongTrainer
 

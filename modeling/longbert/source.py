@@ -1,0 +1,221 @@
+"""A checkpoint as it is: its config, tokenizer and head, what makes it a sentence encoder, and what did not arrive."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import cached_file, find_adapter_config_file
+
+from . import modeling_longbert
+from .configuration_longbert import LongBertConfig
+from .data.documents import resolve_path
+from .families import Family, family_of
+from .modeling_longbert import LongBertPreTrainedModel
+from .source_weights import SourceWeights, read_shapes, some
+
+
+MODULES = "modules.json"
+# beside a SentenceTransformer's modules: its settings, and those of its transformer under the names that they have had
+MODULE_SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A long model of a source, and what of the two did not meet.
+
+    Args:
+        new: weights of the model that the source does not have, such as a head's: they begin at random.
+        unused: weights of the source that the model has no place for.
+    """
+
+    model: LongBertPreTrainedModel
+    new: list[str]
+    unused: list[str]
+
+    def in_words(self) -> list[str]:
+        """A line for each, where there is anything to say."""
+        lines = [f"new, untrained: {some(self.new, at_most=8)}"] if self.new else []
+        return lines + ([f"unused, left out: {some(self.unused, at_most=8)}"] if self.unused else [])
+
+
+def load_long(source: str, encoder_only: bool = False, **config_overrides: Any) -> Arrived:
+    """Load a source, with the head it was saved with, as a long model.
+
+    Args:
+        source: a folder, a Hub id, or `package://name/folder`.
+        encoder_only: leave its head out.
+        config_overrides: fields of `LongBertConfig`.
+
+    Raises:
+        ValueError: it is an adapter, another architecture, has a head that BERT lacks, or did not arrive whole.
+    """
+    path = resolve_path(source)
+    refuse_what_is_no_model(path)
+    stated, _ = PreTrainedConfig.get_config_dict(path)
+    shapes = read_shapes(path)
+    if not shapes:
+        raise OSError(f"{source} has no weights: there is no model.safetensors or pytorch_model.bin, nor parts of one")
+    weights = SourceWeights.of(shapes, stated)
+    if weights is None:
+        raise ValueError(f"{source} holds several encoders: save the one to be extended in a folder of its own")
+    names = weights.bert_names()
+    name = "LongBertModel" if encoder_only else head_of(source, weights.family, stated, names)
+    config = LongBertConfig.from_pretrained(path, **config_overrides)
+    has_pooler = "bert.pooler.dense.weight" in names
+    settings = {"add_pooling_layer": has_pooler} if name == "LongBertModel" else {}
+    model, info = getattr(modeling_longbert, name).from_pretrained(
+        path, config=config, output_loading_info=True, **settings
+    )
+    return Arrived(model, sorted(info["missing_keys"]), sorted(info["unexpected_keys"]))
+
+
+def refuse_what_is_no_model(path: str) -> None:
+    """Raise `ValueError` for a folder that holds something else than a whole model, and say what to do with it."""
+    if find_adapter_config_file(path) is not None:
+        raise ValueError(
+            f"{path} is an adapter, not a model: merge it into its base first, "
+            "AutoPeftModel.from_pretrained(adapter).merge_and_unload().save_pretrained(folder), and extend that folder"
+        )
+    modules = _read_modules(path)
+    if modules and modules[0]["path"]:
+        raise ValueError(
+            f"{path} is a SentenceTransformer of an old layout, whose transformer lies in {modules[0]['path']}: save "
+            "it anew, SentenceTransformer(source).save_pretrained(folder), and extend that folder"
+        )
+    if modules and modules[0]["type"].endswith(".Router"):
+        raise ValueError(
+            f"{path} is a SentenceTransformer whose first module is a Router over several transformers: extend each "
+            "of their folders by itself"
+        )
+
+
+def head_of(source: str, family: Family, stated: dict[str, Any], names: dict[str, Any]) -> str:
+    """The LongBert class with a source's head: as its config says, or, where it does not, as its weights do.
+
+    Args:
+        names: of its weights, in BERT's words.
+
+    Raises:
+        ValueError: BERT has no such head.
+    """
+    architectures = stated.get("architectures") or []
+    known = [family.long_class(architecture) for architecture in architectures]
+    for name in known:
+        if name is not None and hasattr(modeling_longbert, name):
+            return name
+    marked = [
+        architecture for architecture, mark in family.own_heads.items() if mark and any(mark in n for n in names)
+    ]
+    if architectures or marked:
+        raise ValueError(
+            f"{source} is a {(architectures or marked)[0]}, whose head is not BERT's: take its encoder alone "
+            "(`longbert extend --encoder-only`, or load it as LongBertModel)"
+        )
+    return _head_by_weights(names, stated)
+
+
+def _head_by_weights(names: dict[str, tuple[int, ...]], stated: dict[str, Any]) -> str:
+    starts = {start for start in ("cls.predictions.", "cls.seq_relationship.", "qa_outputs.") if _any(names, start)}
+    if "cls.predictions." in starts:
+        return "LongBertForPreTraining" if "cls.seq_relationship." in starts else "LongBertForMaskedLM"
+    if "cls.seq_relationship." in starts:
+        return "LongBertForNextSentencePrediction"
+    if "qa_outputs." in starts:
+        return "LongBertForQuestionAnswering"
+    if "classifier.weight" not in names:
+        return "LongBertModel"
+    labels = list((stated.get("id2label") or {}).values())
+    # BERT's token classifiers have no pooler; those saved before 2020 do, and their labels say what they are
+    if not _any(names, "bert.pooler.") or any(str(label).startswith(("B-", "I-")) for label in labels):
+        return "LongBertForTokenClassification"
+    one_score = names["classifier.weight"][0] == 1 and len(labels) != 1
+    return "LongBertForMultipleChoice" if one_score else "LongBertForSequenceClassification"
+
+
+def _any(names: dict[str, Any], start: str) -> bool:
+    return any(name.startswith(start) for name in names)
+
+
+def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
+    """The source's tokenizer, told the model's reach.
+
+    Raises:
+        ValueError: it has no vocabulary of its own, or one that the model has too few word vectors for.
+    """
+    # BERTs older than `model_type` are not known by their folder; other families are, and have tokenizers of their own
+    try:
+        stated, _ = PreTrainedConfig.get_config_dict(source)
+    except OSError:  # a tokenizer's folder
+        stated = {}
+    of_bert = family_of(stated).key_prefix == "bert"
+    tokenizer = AutoTokenizer.from_pretrained(source, config=config if of_bert else None)
+    if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens}:
+        raise ValueError(
+            f"{source} has no tokenizer files, such as tokenizer.json or vocab.txt: put them beside the model, or "
+            "name a folder or Hub id that has them as tokenizer"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {source} has {len(tokenizer)} tokens, the model vectors for {config.vocab_size}: name "
+            "the tokenizer that it was trained with, or make room with model.resize_token_embeddings"
+        )
+    tokenizer.model_max_length = config.max_position_embeddings
+    return tokenizer
+
+
+def load_whole(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerBase]:
+    """A long model with the head it was saved with, and its tokenizer as saved.
+
+    Raises:
+        ValueError: weights of it are missing, so that part of it would be random.
+    """
+    arrived = load_long(path)
+    if arrived.new:
+        raise ValueError(f"{path} is not whole: {some(arrived.new)} are not in it, and would be random")
+    return arrived.model.eval(), saved_tokenizer(path, arrived.model)
+
+
+def saved_tokenizer(path: str, model: LongBertPreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer of a long model's folder, as it was saved."""
+    return AutoTokenizer.from_pretrained(resolve_path(path), config=model.config)
+
+
+def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> None:
+    """Copy what makes a source a SentenceTransformer beside its model, told the model's reach; nothing where it is
+    none.
+
+    Args:
+        source: a folder or a Hub id.
+    """
+    modules = _read_modules(source)
+    if modules is None:
+        return
+    paths = [module["path"] for module in modules if module["path"]]
+    root = Path(source)
+    if not root.is_dir():
+        root = Path(snapshot_download(source, allow_patterns=[MODULES, *MODULE_SETTINGS, *(f"{p}/*" for p in paths)]))
+    shutil.copy(root / MODULES, folder / MODULES)
+    for file in (file for pattern in MODULE_SETTINGS for file in root.glob(pattern)):
+        settings = json.loads(file.read_text("utf-8"))
+        if isinstance(settings, dict) and "max_seq_length" in settings:
+            settings["max_seq_length"] = max_seq_length
+        (folder / file.name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for path in paths:
+        if (root / path).is_dir():  # one without settings has no folder where git keeps none that is empty
+            shutil.copytree(root / path, folder / path, dirs_exist_ok=True)
+
+
+def _read_modules(source: str) -> list[dict[str, Any]] | None:
+    """The modules of a SentenceTransformer, in order; None for another checkpoint."""
+    file = cached_file(
+        source,
+        MODULES,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if file is None else json.loads(Path(file).read_text("utf-8"))
