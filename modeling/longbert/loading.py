@@ -78,9 +78,12 @@ class Loading:
             return FAMILIES["longbert"].key_mapping()
         mapping = self.weights.key_mapping()
         target = self.encoders[0] if self.encoders else ""
-        if target not in ("", self.base_model_prefix):  # a class that calls its encoder something else
-            mapping[r"^bert\."] = f"{target}."
-            mapping[r"^(?=(?:embeddings|encoder\.layer|pooler)\.)"] = f"{target}."
+        start = f"{target}." if target else ""
+        # transformers itself adds and takes off `base_model_prefix`, which is `bert` unless a class of a user's says else
+        if target != "bert" and (target or self.base_model_prefix != "bert"):
+            mapping[r"^bert\."] = start
+        if target not in ("", self.base_model_prefix):
+            mapping[r"^(?=(?:embeddings|encoder\.layer|pooler)\.)"] = start
         return mapping
 
     def complete(self, model: nn.Module, info: dict[str, Any]) -> None:
