@@ -210,6 +210,8 @@ def _window_of_extended(source: LongBertConfig, overrides: dict) -> dict:
         return {}
     if source.attention_window is not None or overrides.get("position_type", source.position_type) != REPEATING:
         return {}
+    if overrides.get("is_decoder", source.is_decoder):  # a window needs an encoder
+        return {}
     return {"attention_window": default_window(n)}
 
 

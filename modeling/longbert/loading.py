@@ -79,7 +79,7 @@ class Loading:
         mapping = self.weights.key_mapping()
         target = self.encoders[0] if self.encoders else ""
         start = f"{target}." if target else ""
-        # transformers itself adds and takes off `base_model_prefix`, which is `bert` unless a class of a user's says else
+        # transformers itself adds and takes off `base_model_prefix`, `bert` unless a user's class says else
         if target != "bert" and (target or self.base_model_prefix != "bert"):
             mapping[r"^bert\."] = start
         if target not in ("", self.base_model_prefix):
