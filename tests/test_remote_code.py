@@ -59,7 +59,16 @@ for name, settings in job["types"].items():
     )
     model.save_pretrained(root / f"{name}-extended-there")
     again = say(root / f"{name}-extended-there", "AutoModelForMaskedLM", job["input_ids"][name])
+    # Named with the reach it has, and taken further, the model says what it said
+    renamed = {}
+    for reach in job["reaches"][name]:
+        named = transformers.AutoModelForMaskedLM.from_pretrained(
+            root / name, trust_remote_code=True, max_position_embeddings=reach
+        )
+        with torch.no_grad():
+            renamed[reach] = named(job["input_ids"][name]).logits
     result[name] = {
+        "renamed": renamed,
         "config": (config_class.__module__, config_class.model_type),
         "said": said,
         "missing": info["missing_keys"],
@@ -73,9 +82,12 @@ except ImportError:
 """
 
 
+EVERY_TYPE = TYPES | {"window": TYPES["learned-extended"] | {"attention_window": 8}}
+
+
 @pytest.fixture(scope="module")
 def models(bert) -> dict:
-    return {name: extended(bert(), "ForMaskedLM", settings) for name, settings in TYPES.items()}
+    return {name: extended(bert(), "ForMaskedLM", settings) for name, settings in EVERY_TYPE.items()}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +103,8 @@ def folder(models, tmp_path_factory):
 def elsewhere(models, folder, bert) -> dict:
     """What a process without the package made of the folders, by type."""
     job = {
-        "types": TYPES,
+        "types": EVERY_TYPE,
+        "reaches": {name: [reach(model), *([] if name == "learned" else [100])] for name, model in models.items()},
         "auto_classes": [auto_class(head).__name__ for head in HEADS],
         "input_ids": {name: text(model) for name, model in models.items()},
         "bert": str(bert()),
@@ -104,11 +117,15 @@ def elsewhere(models, folder, bert) -> dict:
     return torch.load(folder / "result.pt")
 
 
+def reach(model) -> int:
+    return model.config.max_position_embeddings
+
+
 def text(model) -> torch.Tensor:
-    return batch(model.config.max_position_embeddings)["input_ids"]
+    return batch(reach(model))["input_ids"]
 
 
-every_name = pytest.mark.parametrize("name", TYPES)
+every_name = pytest.mark.parametrize("name", EVERY_TYPE)
 
 
 @every_head
@@ -121,6 +138,12 @@ def test_every_auto_class_says_the_same(name, head, elsewhere, models):
         assert_close(said["hidden"], model.base_model(text(model)).last_hidden_state)
         if head == "ForMaskedLM":
             assert_close(said["logits"], model(text(model)).logits)
+
+
+@every_name
+def test_naming_it_again_there_changes_nothing(name, elsewhere, models):
+    for logits in elsewhere[name]["renamed"].values():
+        assert_close(logits, outputs(models[name], input_ids=text(models[name]))["logits"])
 
 
 @every_name

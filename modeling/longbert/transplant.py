@@ -36,7 +36,9 @@ class Transplant(ConversionOps):
         positions = model.get_submodule(full_layer_name.rpartition(".")[0])
         ((name, tensors),) = input_dict.items()
         table = tensors[0] if isinstance(tensors, list) else tensors
-        if not isinstance(positions, PositionEmbedding):  # another model's, beside ours in a composite one
+        # another model's, beside ours in a composite one. Not told by its class: a process may hold several copies of
+        # this code, the package's and those of Hub folders, of which the last that was imported converts for all
+        if not hasattr(positions, "transplant"):
             return {POSITIONS: [table]}
         config = positions.config
         if name == RESERVED_POSITIONS:
