@@ -118,7 +118,7 @@ class Bench:
         )
 
     def config(self, recipe: str, attention: str, length: int) -> LongBertConfig:
-        overrides = {**RECIPES[recipe], **ATTENTION.get(attention, {})}
+        overrides = {**RECIPES[recipe], **ATTENTION.get(attention, ATTENTION["full"])}
         return LongBertConfig.from_pretrained(self.source, max_position_embeddings=length, **overrides)
 
     def measure(self, model: PretrainingModel, read: Reading | None = None) -> dict[str, Any]:

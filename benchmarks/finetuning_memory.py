@@ -106,7 +106,7 @@ def command(case: Case, source: Path, folder: Path) -> list[str]:
     settings = {
         "model": str(source),
         "max_position_embeddings": case.tokens,
-        "attention_window": case.window,
+        "attention_window": case.window or "full",
         "train_file": str(save_documents(folder / "train.jsonl", case.tokens, STEPS)),
         "validation_file": str(save_documents(folder / "validation.jsonl", case.tokens, 1)),
         "output_dir": str(folder / "run"),

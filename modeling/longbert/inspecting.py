@@ -6,12 +6,8 @@ from transformers import PreTrainedTokenizerBase
 from .loading import late_window
 from .modeling_longbert import LongBertPreTrainedModel
 from .position_embeddings import POSITION_INITS, extend_table
-from .source import Arrived
+from .source import Arrived, is_too_small
 from .transplant import first_source_length
-
-
-# vocabularies are padded to multiples of 8 to 128; more vectors than that without a token are another tokenizer's
-PADDED_VOCABULARY = 128
 
 
 def describe(model: LongBertPreTrainedModel) -> list[str]:
@@ -64,7 +60,7 @@ def disagreements(arrived: Arrived, tokenizer: PreTrainedTokenizerBase) -> list[
             found.append(f"buffer {name} {tuple(buffer.shape)} does not cover positions 0-{reach - 1}")
     if tokenizer.model_max_length != reach:
         found.append(f"tokenizer.model_max_length is {tokenizer.model_max_length}, the model reaches {reach}")
-    if words > config.vocab_size or words + PADDED_VOCABULARY <= config.vocab_size:
+    if words > config.vocab_size or is_too_small(tokenizer, config):
         found.append(f"the tokenizer has {words} tokens, the model {config.vocab_size}")
     if not model.position_table().isfinite().all():
         found.append("the position table holds values that are not finite")

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import cached_file, find_adapter_config_file, logging
 
 from . import modeling_longbert
 from .configuration_longbert import LongBertConfig
@@ -18,6 +18,10 @@ from .modeling_longbert import LongBertPreTrainedModel
 from .source_weights import SourceWeights, read_shapes, some
 
 
+logger = logging.get_logger(__name__)
+
+# vocabularies are padded to multiples of 8 to 128; more vectors than that without a token are another tokenizer's
+PADDED_VOCABULARY = 128
 MODULES = "modules.json"
 # beside a SentenceTransformer's modules: its settings, and those of its transformer under the names that they have had
 MODULE_SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
@@ -163,8 +167,18 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
             f"the tokenizer of {source} has {len(tokenizer)} tokens, the model vectors for {config.vocab_size}: name "
             "the tokenizer that it was trained with, or make room with model.resize_token_embeddings"
         )
+    if is_too_small(tokenizer, config):
+        logger.warning(
+            f"the tokenizer of {source} has {len(tokenizer)} tokens, the model vectors for {config.vocab_size}: is it "
+            "the one that the model was trained with?"
+        )
     tokenizer.model_max_length = config.max_position_embeddings
     return tokenizer
+
+
+def is_too_small(tokenizer: PreTrainedTokenizerBase, config: LongBertConfig) -> bool:
+    """Whether a model has so many more word vectors than its tokenizer has tokens that it may be another's."""
+    return len(tokenizer) + PADDED_VOCABULARY <= config.vocab_size
 
 
 def load_whole(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerBase]:
