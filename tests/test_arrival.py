@@ -315,6 +315,12 @@ def test_what_cannot_be_extended_is_one_line_and_nothing_is_written(spoil, check
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "runs/some/model", "~/nowhere"])
+def test_a_path_to_nothing_is_not_taken_for_a_repository(path, tmp_path, capsys):
+    assert main(["extend", path, str(tmp_path / "out"), "--max-positions", str(LONG)]) == 2
+    assert "longbert: no such folder: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_source_of_one_or_two_rows_is_an_error_of_one_line(rows, checkpoint, tmp_path, capsys):
     folder = checkpoint(max_position_embeddings=rows)

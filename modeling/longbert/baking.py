@@ -7,10 +7,9 @@ import transformers
 from transformers import BertConfig, BertPreTrainedModel
 
 from .configuration_longbert import LongBertConfig
-from .data.documents import resolve_path
 from .modeling_longbert import LongBertPreTrainedModel
 from .saving import refuse_occupied, written_aside
-from .source import copy_sentence_modules, load_whole
+from .source import copy_sentence_modules, find_source, load_whole
 
 
 def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> BertPreTrainedModel:
@@ -84,4 +83,4 @@ def write_baked(path: str, out: str | Path, max_positions: int | None = None) ->
     with written_aside(out) as folder:
         bake(model, length).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        copy_sentence_modules(resolve_path(path), folder, length)
+        copy_sentence_modules(find_source(path), folder, length)

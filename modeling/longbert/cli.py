@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .arguments import FULL, USER_ERRORS, in_one_line, parse_window
 from .configuration_longbert import LongBertConfig
-from .data.documents import resolve_path
 from .extending import RECIPES
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
@@ -43,13 +42,14 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
 def run_extend(arguments: argparse.Namespace) -> int:
     from .extending import default_recipe, extend
     from .inspecting import describe
+    from .source import find_source
 
     settings = dict(vars(arguments))
     for name in ("run", "source", "out"):
         del settings[name]
     model = extend(arguments.source, arguments.out, **settings)
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
-    recipe = arguments.recipe or default_recipe(resolve_path(arguments.source))
+    recipe = arguments.recipe or default_recipe(find_source(arguments.source))
     if recipe and not settings.keys() & {"position_type", "position_init", "hierarchical_alpha", "attention_window"}:
         print(f"expect: {RECIPES[recipe].expect}")
     return 0
@@ -118,14 +118,14 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .data.documents import load_documents, resolve_path, split_held_out
+    from .data.documents import load_documents, split_held_out
     from .evaluation import Prover
-    from .source import load_tokenizer
+    from .source import find_source, load_tokenizer
     from .training.pretraining import load_for_pretraining
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
-    path = resolve_path(arguments.model)
+    path = find_source(arguments.model)
     config = LongBertConfig.from_pretrained(path)
     tokenizer = load_tokenizer(path, config)
     documents = load_documents(arguments.data, arguments.text_column)
@@ -140,7 +140,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         mlm_probability=arguments.mlm_probability,
         seed=arguments.seed,
     )
-    source = resolve_path(arguments.source or arguments.model)
+    source = find_source(arguments.source or arguments.model)
     prover.chunked("source, chunked", load_for_pretraining(source, LongBertConfig.from_pretrained(source)))
     model = load_for_pretraining(path, config)
     prover.whole("this model", model)

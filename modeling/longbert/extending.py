@@ -10,10 +10,9 @@ from transformers.utils import logging
 
 from .cards import write_card
 from .configuration_longbert import LongBertConfig, default_window
-from .data.documents import resolve_path
 from .modeling_longbert import LongBertPreTrainedModel
 from .saving import refuse_occupied, written_aside
-from .source import copy_sentence_modules, load_long, load_tokenizer
+from .source import copy_sentence_modules, find_source, load_long, load_tokenizer
 
 
 logger = logging.get_logger(__name__)
@@ -67,7 +66,7 @@ DEFAULT_RECIPE = "untrained"
 
 
 def extend(
-    source: str,
+    source: str | Path,
     out: str | Path,
     *,
     max_positions: int,
@@ -95,11 +94,11 @@ def extend(
         ValueError: the source cannot be extended so; nothing is written.
     """
     refuse_occupied(out)
-    path = resolve_path(source)
+    path = find_source(source)
     settings = extension_settings(path, recipe, config_overrides)
     arrived = load_long(source, encoder_only, max_position_embeddings=max_positions, **settings)
     model = arrived.model
-    words = load_tokenizer(resolve_path(tokenizer or source), model.config)
+    words = load_tokenizer(find_source(tokenizer or source), model.config)
     model.config.architectures = [type(model).__name__]
     for line in arrived.in_words():
         logger.warning(line)
@@ -109,7 +108,7 @@ def extend(
         copy_sentence_modules(path, folder, model.config.max_position_embeddings)
         if not with_code:
             _drop_code(folder)
-        write_card(folder, source, name=Path(out).name)
+        write_card(folder, str(source), name=Path(out).name)
     return model
 
 

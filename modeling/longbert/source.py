@@ -1,6 +1,7 @@
 """A checkpoint as it is: its config, tokenizer and head, what makes it a sentence encoder, and what did not arrive."""
 
 import json
+import os.path
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,18 @@ MODULES = "modules.json"
 MODULE_SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
 
 
+def find_source(source: str | Path) -> str:
+    """A checkpoint as transformers finds it: a folder, or a Hub id; `package://name/folder` is one inside a package.
+
+    Raises:
+        FileNotFoundError: a path to no folder, which transformers would take for the name of a repository.
+    """
+    path = os.path.expanduser(resolve_path(str(source)))
+    if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
+        raise FileNotFoundError(f"no such folder: {path}")
+    return path
+
+
 @dataclass(frozen=True)
 class Arrived:
     """A long model of a source, and what of the two did not meet.
@@ -46,7 +59,7 @@ class Arrived:
         return lines + ([f"unused, left out: {some(self.unused, at_most=8)}"] if self.unused else [])
 
 
-def load_long(source: str, encoder_only: bool = False, **config_overrides: Any) -> Arrived:
+def load_long(source: str | Path, encoder_only: bool = False, **config_overrides: Any) -> Arrived:
     """Load a source, with the head it was saved with, as a long model.
 
     Args:
@@ -57,7 +70,7 @@ def load_long(source: str, encoder_only: bool = False, **config_overrides: Any) 
     Raises:
         ValueError: it is an adapter, another architecture, has a head that BERT lacks, or did not arrive whole.
     """
-    path = resolve_path(source)
+    path = find_source(source)
     refuse_what_is_no_model(path)
     stated, _ = PreTrainedConfig.get_config_dict(path)
     shapes = read_shapes(path)
@@ -97,7 +110,7 @@ def refuse_what_is_no_model(path: str) -> None:
         )
 
 
-def head_of(source: str, family: Family, stated: dict[str, Any], names: dict[str, Any]) -> str:
+def head_of(source: str | Path, family: Family, stated: dict[str, Any], names: dict[str, Any]) -> str:
     """The LongBert class with a source's head: as its config says, or, where it does not, as its weights do.
 
     Args:
@@ -195,7 +208,7 @@ def load_whole(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerB
 
 def saved_tokenizer(path: str, model: LongBertPreTrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer of a long model's folder, as it was saved."""
-    return AutoTokenizer.from_pretrained(resolve_path(path), config=model.config)
+    return AutoTokenizer.from_pretrained(find_source(path), config=model.config)
 
 
 def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> None:

@@ -20,13 +20,13 @@ from transformers.utils import logging
 from ..arguments import DataArguments, ModelArguments, PretrainingArguments, parse_schedule, write_config
 from ..configuration_longbert import LongBertConfig
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
-from ..data.documents import Documents, resolve_path
+from ..data.documents import Documents
 from ..data.masking import RowMasker, TokenMasker
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..evaluation import Prover
 from ..modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining
 from ..saving import damage, refuse_occupied
-from ..source import load_tokenizer
+from ..source import find_source, load_tokenizer
 from .resuming import find_checkpoint
 from .trainer import LongTrainer
 
@@ -54,10 +54,10 @@ class Source:
         """Read configs and tokenizer; weights are read later."""
         if arguments.from_scratch:
             config = LongBertConfig.from_pretrained(arguments.model)
-            return cls(None, config, config, load_tokenizer(resolve_path(str(arguments.tokenizer)), config))
-        path = resolve_path(arguments.model)
+            return cls(None, config, config, load_tokenizer(find_source(str(arguments.tokenizer)), config))
+        path = find_source(arguments.model)
         config = LongBertConfig.from_pretrained(path, **arguments.config_overrides())
-        tokenizer = load_tokenizer(resolve_path(arguments.tokenizer or arguments.model), config)
+        tokenizer = load_tokenizer(find_source(arguments.tokenizer or arguments.model), config)
         return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
 
     def refuse_longer(self, run_args: PretrainingArguments) -> None:
