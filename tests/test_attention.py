@@ -256,9 +256,9 @@ def test_choice_decides_by_its_own_global_tokens():
     assert (without != with_one).any(0).tolist() == [False, True, False]
 
 
-def test_only_a_return_to_zero_starts_a_document():
+def test_only_a_zero_inside_a_row_starts_a_document():
     model, inputs = build().eval(), batch(10)
-    for position_ids in (torch.arange(10).clamp(max=5)[None], torch.zeros(1, 10, dtype=torch.long)):
+    for position_ids in (torch.arange(10).clamp(max=5)[None], torch.arange(3, 13)[None]):
         whole = model(**inputs, position_ids=position_ids, attention_mask=torch.ones(2, 10)).last_hidden_state
         assert_close(model(**inputs, position_ids=position_ids).last_hidden_state, whole)
 
