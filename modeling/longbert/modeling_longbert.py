@@ -358,6 +358,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         cached = cache.get_seq_length() if cache is not None else 0
         shape = (tokens.shape[0], tokens.shape[1])
         self._refuse_length(shape[1] + cached)
+        self._refuse_positions(inputs["position_ids"], shape)
         if self.config.is_decoder or cache is not None:
             return self._encode_after(cached, inputs, attention_mask, shape, **kwargs)
         texts = read_texts(attention_mask, inputs["position_ids"], shape, self.config.num_attention_heads)
@@ -533,6 +534,16 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
                 f"the input has {length} tokens, this model reaches {reach} (max_position_embeddings): truncate it "
                 f"(truncation=True, max_length={reach}), or extend the model with "
                 f"model.resize_position_embeddings({length}) or `longbert extend --max-positions {length}`"
+            )
+
+    def _refuse_positions(self, position_ids: torch.Tensor | None, shape: tuple[int, int]) -> None:
+        batch_size, length = shape
+        if position_ids is None:
+            return
+        if position_ids.dim() != 2 or position_ids.shape[0] not in (1, batch_size) or position_ids.shape[1] != length:
+            raise ValueError(
+                f"position_ids has the shape {list(position_ids.shape)}, the input has {batch_size} rows of {length} "
+                f"tokens: pass [{batch_size}, {length}] or [1, {length}]"
             )
 
     def _place(
