@@ -190,7 +190,7 @@ def test_attention_dropout_is_never_applied_and_says_so(logged):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor, of a dtype if one is named, that any operation made, its backward pass included."""
+    """Remembers the largest tensor, of a dtype if one is named, that any operation made, forwards or backwards."""
 
     numel = 0
 

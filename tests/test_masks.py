@@ -461,6 +461,11 @@ def test_every_heads_outputs_are_the_texts_alone(head, attention, implementation
 # --- decoders
 
 
+def name_of_cache() -> str:
+    """Transformers 5.24 renamed it."""
+    return ({"cache", "past_key_values"} & inspect.signature(BertModel.forward).parameters.keys()).pop()
+
+
 def decoders(**changes) -> tuple:
     return models("Model", is_decoder=True, add_cross_attention=True, **changes)
 
@@ -500,17 +505,69 @@ def test_a_decoder_with_a_cache_is_one_without(name, attentions, implementation)
     ours, theirs = decoders()
     ours.set_attn_implementation(implementation)
     causal = added(all_sight(rows) & torch.ones(LONG, LONG).tril().bool())
-    # transformers 5.24 renamed it
-    name_of_cache = ({"cache", "past_key_values"} & inspect.signature(BertModel.forward).parameters.keys()).pop()
     parts, cache = [], EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad():
         judge = theirs(**tokens(rows), position_ids=positions(rows, False), attention_mask=causal, use_cache=False)
         for start, stop in ((0, 30), (30, 31), (31, 36), (36, 40)):
             given = {key: tensor[:, start:stop] for key, tensor in tokens(rows).items()}
             mask = {} if name == "whole" else {"attention_mask": real[:, :stop]}
-            result = ours(**given, **mask, **{name_of_cache: cache}, use_cache=True, output_attentions=attentions)
+            result = ours(**given, **mask, **{name_of_cache(): cache}, use_cache=True, output_attentions=attentions)
             parts.append(result.last_hidden_state)
     assert_close(torch.cat(parts, 1)[real], judge.last_hidden_state[real], rtol=1e-5, atol=1e-5)
+
+
+@every_implementation
+def test_a_decoders_packed_documents_do_not_see_each_other(implementation):
+    rows = ROWS["packed, of one token"]
+    ours, theirs = decoders()
+    ours.set_attn_implementation(implementation)
+    given = {"position_ids": positions(rows, True)}
+    causal = added(all_sight(rows) & torch.ones(LONG, LONG).tril().bool())
+    with torch.no_grad():
+        result = ours(**tokens(rows), **given)
+        judge = theirs(**tokens(rows), **given, attention_mask=causal)
+    assert_close(result.last_hidden_state, judge.last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+@every_implementation
+@pytest.mark.parametrize("form", ["bool", "twos", "4D, one query", "4D, one query, added", "3D, one query"])
+def test_the_mask_of_what_a_decoder_looks_at_has_every_form_too(form, implementation):
+    ours, theirs = decoders()
+    ours.set_attn_implementation(implementation)
+    rows, source = ["A" * 10] * 3, torch.randn(3, 9, TINY["hidden_size"])
+    given = torch.arange(9) < torch.tensor([[9], [4], [0]])
+    meant = torch.arange(9) < torch.tensor([[9], [4], [9]])
+    with torch.no_grad():
+        result = ours(**tokens(rows), encoder_hidden_states=source, encoder_attention_mask=FLAT[form](given))
+        plain = torch.where(meant, 0.0, LOWEST)[:, None, None]
+        judge = theirs(**tokens(rows), encoder_hidden_states=source, encoder_attention_mask=plain)
+    assert_close(result.last_hidden_state[:2], judge.last_hidden_state[:2], rtol=1e-5, atol=1e-5)
+    assert result.last_hidden_state.isfinite().all()
+    if form in ("bool", "twos"):
+        assert_close(result.last_hidden_state, judge.last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+@every_implementation
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_encoder_after_a_cached_prefix_is_berts(padded, implementation):
+    """As peft's prefix tuning has it: the mask covers the prefix too."""
+    ours, theirs = models()
+    ours.set_attn_implementation(implementation)
+    rows, prefix = ["A" * 10] * 2, torch.randn(2, 4, 2, 2, 5, 16)
+    found = []
+    for model in (ours, theirs):
+        cache = DynamicCache()
+        for layer in range(TINY["num_hidden_layers"]):
+            cache.update(prefix[0, layer], prefix[1, layer], layer)
+        mask = {"attention_mask": (torch.arange(15) < torch.tensor([[15], [12 if padded else 15]])).long()}
+        with torch.no_grad():
+            found.append(model(**tokens(rows), **mask, **{name_of_cache(): cache}))
+    real = torch.arange(10) < torch.tensor([[10], [7 if padded else 10]])
+    assert_close(found[0].last_hidden_state[real], found[1].last_hidden_state[real], rtol=1e-5, atol=1e-5)
+    assert_close(found[0].pooler_output, found[1].pooler_output, rtol=1e-5, atol=1e-5)
+    windowed, _ = models(attention_window=WINDOW)
+    with pytest.raises(ValueError, match="attention_window cannot look into a cache"):
+        windowed(**tokens(rows), **{name_of_cache(): cache})
 
 
 def test_short_inputs_with_a_mask_of_ones_are_untouched():

@@ -394,23 +394,36 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         window = self._window(cached + shape[1])
         if window is not None:
             raise ValueError("attention_window cannot look into a cache: pass the whole text, or none of it cached")
-        texts = None
-        if attention_mask is not None and attention_mask.dim() != 2:
+        real = None
+        if attention_mask is None:
+            attention_mask = self._causal_documents(inputs["position_ids"], shape, cached)
+        elif attention_mask.dim() == 2:
+            texts = read_texts(attention_mask, None, (shape[0], cached + shape[1]), self.config.num_attention_heads)
+            if texts is not None:
+                inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"], cached)
+                real = texts.real[:, cached:]
+            attention_mask = None if texts is None else texts.real
+        else:
             self._refuse_unread(window)
             attention_mask = self._as_implemented(explicit_mask(attention_mask))
-        elif attention_mask is not None:
-            texts = read_texts(attention_mask, None, (shape[0], cached + shape[1]), self.config.num_attention_heads)
-            attention_mask = None if texts is None else texts.real
-        if texts is not None:
-            inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"], cached)
         of_source = kwargs.get("encoder_attention_mask")
         if of_source is not None:
             explicit = of_source.dim() != 2
             kwargs["encoder_attention_mask"] = (
                 self._as_implemented(explicit_mask(of_source)) if explicit else attended(of_source)
             )
-        output = super().forward(attention_mask=attention_mask, **inputs, **kwargs)
-        return self._pool(output, None if texts is None else texts.real[:, cached:])
+        return self._pool(super().forward(attention_mask=attention_mask, **inputs, **kwargs), real)
+
+    def _causal_documents(
+        self, position_ids: torch.LongTensor | None, shape: tuple[int, int], cached: int
+    ) -> torch.Tensor | None:
+        """What a decoder is to be told of packed documents, of which BERT's own code knows nothing."""
+        if not self.config.is_decoder or not isinstance(cached, int) or cached:
+            return None
+        texts = read_texts(None, position_ids, shape, self.config.num_attention_heads)
+        if texts is None:
+            return None
+        return self._as_implemented(plain_mask(texts, texts.real, None).tril())
 
     def _pool(
         self, output: BaseModelOutputWithPoolingAndCrossAttentions, real: torch.Tensor | None
