@@ -14,6 +14,7 @@ from conftest import HEADS, LONG, TINY, N, assert_close, assert_equal, bert_clas
 from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderCache
 
 from longbert import LongBertModel
+from longbert.attention import Flattening, Window, read_texts, visible, whole_rows
 
 
 LOWEST = torch.finfo(torch.float32).min
@@ -296,6 +297,24 @@ def test_attention_probabilities_are_the_plain_models(name, attention, implement
         assert_close(one.transpose(1, 2)[real], other.transpose(1, 2)[real], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["full", "window", "window, 3 globals"])
+@pytest.mark.parametrize("name", ROWS)
+def test_the_rule_that_flex_attention_is_given(name, attention):
+    """CUDA's kernel gets it token by token of the flattened batch; who sees whom there is in the letters too."""
+    rows, changes = ROWS[name], ATTENTION[attention]
+    shape = (len(rows), len(rows[0]))
+    texts = read_texts(all_sight(rows)[:, None], None, shape, 2) or whole_rows(shape, torch.device("cpu"))
+    window = Window(changes["attention_window"] // 2, longer_than=N) if changes else None
+    flattening = Flattening(texts)
+    layout = flattening.layout(window, changes.get("global_tokens", 1), None)
+    sees = visible(*layout.per_token(torch.device("cpu")), layout.window)
+    index = torch.arange(len(flattening.index))
+    assert_equal(
+        sees(index[:, None], index),
+        torch.block_diag(*all_sight(rows, **changes).byte()).bool()[flattening.index][:, flattening.index],
+    )
+
+
 # --- masks that say more than texts
 
 SQUARE_SHAPE = (2, TINY["num_attention_heads"], 30, 30)
@@ -344,6 +363,7 @@ def test_what_needs_the_texts_is_refused_where_a_mask_does_not_say_them(name, im
 
 REFUSED = {
     "one dimension": ({"attention_mask": torch.ones(10)}, r"shape \[10\].* 2 rows of 10 tokens: pass \[2, 10\]"),
+    "a list": ({"attention_mask": [[1] * 10] * 2}, "must be a tensor, got list"),
     "nothing": ({"attention_mask": torch.ones(2, 0)}, r"shape \[2, 0\]"),
     "too long": ({"attention_mask": torch.ones(2, 11)}, r"shape \[2, 11\]"),
     "other rows": ({"attention_mask": torch.ones(3, 10)}, r"shape \[3, 10\]"),

@@ -264,10 +264,10 @@ def read_texts(
 
 def _refuse_shape(attention_mask: torch.Tensor, shape: tuple[int, int], num_heads: int) -> None:
     batch_size, length = shape
-    allowed = ((1, batch_size), (1, num_heads), (1, length), (length,))
-    kept = {2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}.get(attention_mask.dim(), ())
-    sizes = zip(attention_mask.shape, (allowed[dimension] for dimension in kept), strict=False)
-    if not kept or not all(size in sizes_allowed for size, sizes_allowed in sizes):
+    rows, heads, queries = (1, batch_size), (1, num_heads), (1, length)
+    allowed = {2: (rows, (length,)), 3: (rows, queries, (length,)), 4: (rows, heads, queries, (length,))}
+    sizes = allowed.get(attention_mask.dim(), ())
+    if not sizes or not all(size in fitting for size, fitting in zip(attention_mask.shape, sizes, strict=True)):
         raise ValueError(
             f"attention_mask has the shape {list(attention_mask.shape)}, the input has {batch_size} rows of {length} "
             f"tokens: pass [{batch_size}, {length}], [{batch_size}, {length}, {length}] or "

@@ -196,18 +196,23 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         wanted = (labels is None or not self.training) if output_logits is None else output_logits
         return predict(hidden_states) if wanted else None
 
-    def _real_tokens(self, attention_mask: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
-        """`[batch_size, seq_length]` bool, False at padding; None where there is none, or no mask that says so."""
+    def _real_tokens(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
+        """`[batch_size, seq_length]` bool, False at padding; None where there is none, or no mask that says so.
+
+        Args:
+            tokens: `[batch_size, seq_length]`, anything that there is of each token.
+        """
         if attention_mask is None:
             return None
-        texts = read_texts(attention_mask, None, (shape[0], shape[1]), self.config.num_attention_heads)
+        shape = (tokens.shape[0], tokens.shape[1])
+        texts = read_texts(attention_mask.to(tokens.device), None, shape, self.config.num_attention_heads)
         return None if texts is None else texts.real
 
     def _labels_of_texts(
         self, labels: torch.LongTensor | None, attention_mask: torch.Tensor | None
     ) -> torch.LongTensor | None:
         """Labels of tokens without those at padding, where the model says nothing."""
-        real = None if labels is None else self._real_tokens(attention_mask, labels.shape)
+        real = None if labels is None else self._real_tokens(attention_mask, labels)
         return labels if labels is None or real is None else labels.masked_fill(~real, IGNORE_INDEX)
 
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> tuple[torch.Tensor, ...] | ModelOutput:
@@ -359,6 +364,10 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         shape = (tokens.shape[0], tokens.shape[1])
         self._refuse_length(shape[1] + cached)
         self._refuse_positions(inputs["position_ids"], shape)
+        if attention_mask is not None:
+            if not isinstance(attention_mask, torch.Tensor):
+                raise ValueError(f"attention_mask must be a tensor, got {type(attention_mask).__name__}")
+            attention_mask = attention_mask.to(tokens.device)
         if self.config.is_decoder or cache is not None:
             return self._encode_after(cached, inputs, attention_mask, shape, **kwargs)
         texts = read_texts(attention_mask, inputs["position_ids"], shape, self.config.num_attention_heads)
@@ -436,6 +445,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         states = output.last_hidden_state
         if self.pooler is None or (real is None and self.config.classifier_pooling != "mean"):
             return output
+        real = None if real is None else real.to(states.device)
         if self.config.classifier_pooling == "mean":
             pooled = mean_of_texts(states, real)[:, None]
         else:
@@ -751,7 +761,7 @@ class LongBertForQuestionAnswering(LongBertPreTrainedModel, BertForQuestionAnswe
             return_dict=True,
             **kwargs,
         )
-        real = self._real_tokens(attention_mask, outputs.start_logits.shape)
+        real = self._real_tokens(attention_mask, outputs.start_logits)
         start_logits, end_logits = (
             hidden_at_padding(each, real) for each in (outputs.start_logits, outputs.end_logits)
         )
