@@ -205,11 +205,9 @@ class Texts:
     @property
     def spans(self) -> torch.Tensor:
         """For every token the place of its text's last one, and 1."""
-        ids = self.ids.flatten() + 1
+        ids, places = self.ids.flatten() + 1, self.places.expand(self.real.shape).flatten()
         ends = torch.zeros(ids.shape[0] + 1, dtype=torch.long, device=ids.device)
-        return ends.scatter_reduce(0, ids, self.places.expand_as(self.real).flatten() + 1, "amax")[ids].view_as(
-            self.ids
-        )
+        return ends.scatter_reduce(0, ids, places + 1, "amax")[ids].view(self.real.shape)
 
 
 def first_of(real: torch.Tensor) -> torch.Tensor:
