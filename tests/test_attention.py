@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from conftest import assert_close, batch, every_dtype, extended, gradients, long_class, table, tiny_config
+from conftest import N, assert_close, batch, every_dtype, extended, gradients, long_class, table, tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longbert import LongBertForMaskedLM, LongBertModel, attention
+from longbert.modeling_longbert import mean_of_texts
 from longbert.training.pretraining import checkpoint_activations
 
 
@@ -189,14 +190,18 @@ def test_attention_dropout_is_never_applied_and_says_so(logged):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation made, its backward pass included."""
+    """Remembers the largest tensor, of a dtype if one is named, that any operation made, forwards or backwards."""
 
     numel = 0
+
+    def __init__(self, dtype: torch.dtype | None = None):
+        super().__init__()
+        self.dtype = dtype
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and self.dtype in (None, tensor.dtype):
                 self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
         return result
 
@@ -214,7 +219,8 @@ class CountAttention(TorchDispatchMode):
 @pytest.mark.parametrize("length", [4096, 16384])
 @table("window", {"full": {}, "window": {"attention_window": 512}})
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-def test_nothing_n_by_n_is_ever_held(training, window, length, monkeypatch):
+@pytest.mark.parametrize("form", ["2D", "4D, one query"])
+def test_nothing_n_by_n_is_ever_held(form, training, window, length, monkeypatch):
     monkeypatch.undo()
     config = tiny_config(
         max_position_embeddings=length, hidden_size=16, num_attention_heads=1, num_hidden_layers=1, **window
@@ -224,9 +230,11 @@ def test_nothing_n_by_n_is_ever_held(training, window, length, monkeypatch):
     inputs = batch(length)
     real = torch.ones_like(inputs["input_ids"])
     real[1, length // 2 :] = 0
+    real[0, 7::100] = 0
+    mask = real if form == "2D" else real[:, None, None].bool()
     labels = inputs["input_ids"].where(torch.rand(real.shape) < 0.15, -100)
     with LargestTensor() as largest, torch.set_grad_enabled(training):
-        loss = model(**inputs, attention_mask=real, labels=labels, output_logits=False).loss
+        loss = model(**inputs, attention_mask=mask, labels=labels, output_logits=False).loss
         if training:
             loss.backward()
     assert largest.numel < length**2 / 4
@@ -256,14 +264,134 @@ def test_choice_decides_by_its_own_global_tokens():
     assert (without != with_one).any(0).tolist() == [False, True, False]
 
 
-def test_only_a_return_to_zero_starts_a_document():
+def test_only_a_zero_inside_a_row_starts_a_document():
     model, inputs = build().eval(), batch(10)
-    for position_ids in (torch.arange(10).clamp(max=5)[None], torch.zeros(1, 10, dtype=torch.long)):
+    for position_ids in (torch.arange(10).clamp(max=5)[None], torch.arange(3, 13)[None]):
         whole = model(**inputs, position_ids=position_ids, attention_mask=torch.ones(2, 10)).last_hidden_state
         assert_close(model(**inputs, position_ids=position_ids).last_hidden_state, whole)
 
 
-def test_a_row_that_attends_to_nothing_is_finite():
-    model, inputs = build().eval(), batch(10)
-    for attention_mask in (torch.zeros(2, 10), torch.tensor([[1.0] * 10, [0.0] * 10])):
-        assert model(**inputs, attention_mask=attention_mask).last_hidden_state.isfinite().all()
+# Numbers
+
+
+def coherent(length: int, dtype: torch.dtype, head_dim: int = 8) -> tuple[torch.Tensor, ...]:
+    """Queries, keys, values and a gradient that is the same for every query, as mean pooling's is."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, 2, length, head_dim, generator=generator) for _ in range(3)]
+    return *(tensor.to(dtype) for tensor in inputs), torch.full((1, 2, length, head_dim), 0.7).to(dtype)
+
+
+def window_gradients(inputs: tuple, global_index: torch.Tensor, radius: int) -> list[torch.Tensor]:
+    *leaves, gradient = inputs
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    output = attention.WindowedAttention.apply(*leaves, global_index, radius, leaves[0].shape[-1] ** -0.5)
+    return list(torch.autograd.grad(output, leaves, gradient))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_of_global_tokens_are_summed_precisely(dtype, monkeypatch):
+    """Each of 16,384 queries adds to a global key: summed in bf16 the last ones would be rounded away."""
+    monkeypatch.undo()
+    inputs, global_index = coherent(16384, dtype), torch.tensor([0, 9000])
+    found = window_gradients(inputs, global_index, 64)
+    exact = window_gradients(tuple(tensor.double() for tensor in inputs), global_index, 64)
+    for gradient, right in zip(found, exact, strict=True):
+        assert gradient.dtype == dtype
+        assert (gradient.double() - right).norm() <= 2 * torch.finfo(dtype).eps * right.norm()
+    # values' are sums of probabilities: nothing cancels, and each one is right
+    for index in (0, 9000):
+        assert_close(found[2][:, :, index].double(), exact[2][:, :, index], rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_precise_sums_hold_no_second_gradient_in_fp32(monkeypatch):
+    monkeypatch.undo()
+    inputs = coherent(16384, torch.bfloat16)
+    with LargestTensor(torch.float32) as largest:
+        window_gradients(inputs, torch.tensor([0]), 64)
+    assert largest.numel < inputs[0].numel() / 4
+
+
+LAYOUTS = {
+    "whole": (range(40), (0, 40)),
+    "holes": ([0, 1, 2, 7, 8, 20, 21, 22, 23, 24, 40, 41, 42, 60, 61, 62, 63, 64, 65, 66], (0, 20)),
+    "some queries": (range(40), (13, 31)),
+    "some queries, holes": ([0, 3, 4, 5, 6, 9, 10, 11, 30, 31, 32, 33, 34, 35, 50, 51, 52, 53, 54, 55], (7, 18)),
+}
+every_layout = table("layout", LAYOUTS)
+
+
+def windowed(layout: tuple) -> tuple[list[torch.Tensor], torch.Tensor, dict]:
+    """Inputs of the window in fp64, what is seen, and the other arguments."""
+    places, (start, stop) = torch.tensor(list(layout[0])), layout[1]
+    is_global = torch.zeros(len(places), dtype=torch.bool)
+    is_global[[0, 11]] = True
+    seen = ((places[:, None] - places).abs() <= 3) | is_global | is_global[:, None]
+    inputs = [torch.randn(1, 2, length, 4, dtype=torch.float64) for length in (stop - start, *[len(places)] * 2)]
+    rest = (is_global.nonzero()[:, 0], 3, 0.5, start, places)
+    return [tensor.requires_grad_() for tensor in inputs], seen[start:stop], rest
+
+
+@every_layout
+def test_a_windows_gradients_are_those_of_what_it_computes(layout, monkeypatch):
+    monkeypatch.setattr(attention, "QUERIES_PER_CHUNK", 5)
+    inputs, seen, rest = windowed(layout)
+    dense = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=seen, scale=0.5)
+    assert_close(attention.WindowedAttention.apply(*inputs, *rest), dense)
+    assert torch.autograd.gradcheck(
+        lambda *each: attention.WindowedAttention.apply(*each, *rest), inputs, fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@every_layout
+def test_gradients_are_the_dense_ones_in_every_layout(layout, dtype, monkeypatch):
+    monkeypatch.setattr(attention, "QUERIES_PER_CHUNK", 5)
+    inputs, seen, rest = windowed(layout)
+    dense = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=seen, scale=0.5)
+    expected = torch.autograd.grad(dense.sum(), inputs)
+    rounded = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+    found = torch.autograd.grad(attention.WindowedAttention.apply(*rounded, *rest).sum(), rounded)
+    for gradient, right in zip(found, expected, strict=True):
+        assert (gradient.double() - right).norm() <= 4 * torch.finfo(dtype).eps * right.norm()
+
+
+def test_a_second_derivative_through_the_window_is_refused():
+    model = build(attention_window=8).eval()
+    embeds = torch.randn(1, 40, 32, requires_grad=True)
+    for length in (N + 1, 40):
+        states = model(inputs_embeds=embeds[:, :length]).last_hidden_state
+        (gradient,) = torch.autograd.grad(states.square().sum(), embeds, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_mean_of_many_tokens_is_precise(dtype):
+    """32,768 tokens of 3 sum to more than fp16 holds."""
+    states = torch.full((2, 32768, 2), 3.0, dtype=dtype)
+    real = torch.arange(32768) < torch.tensor([[32768], [30001]])
+    for mask in (None, real):
+        mean = mean_of_texts(states, mask)
+        assert mean.dtype == dtype
+        assert_close(mean, torch.full((2, 2), 3.0, dtype=dtype))
+
+
+def test_padding_that_is_not_a_number_is_no_part_of_a_mean():
+    states = torch.tensor([[[1.0], [3.0], [torch.nan]]])
+    assert mean_of_texts(states, torch.tensor([[True, True, False]])) == 2
+
+
+@pytest.mark.parametrize("implementation", [attention.NAME, *PLAIN])
+@every_window
+def test_doubles_stay_doubles(window, implementation):
+    """Rounded once to fp32 on the way, they would agree to seven digits."""
+    model, inputs = build(classifier_pooling="mean", **window).eval().double(), padded()
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        model.set_attn_implementation("eager")
+        judge = model(**inputs)
+        model.set_attn_implementation(implementation)
+        result = model(**inputs)
+    assert result.pooler_output.dtype == torch.float64
+    assert_close(result.last_hidden_state[real], judge.last_hidden_state[real], rtol=1e-12, atol=1e-13)
+    assert_close(result.pooler_output, judge.pooler_output, rtol=1e-12, atol=1e-13)

@@ -1,4 +1,6 @@
-"""Laws 5 and 6 for the masked-language-modelling loss: it is the dense one, and means the same for any split."""
+"""Laws 4 to 6 for losses: they are the dense ones, mean the same for any split, and no padding enters them."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from conftest import (
 from torch import nn
 
 from longbert import losses
+from longbert.finetuning.question_answering import QuestionAnswering
+from longbert.finetuning.token_classification import TokenClassification
 
 
 BATCH_SIZE, LENGTH = 8, 24
@@ -202,3 +206,169 @@ def test_tuples(model, examples):
     model.config.return_dict = False
     (logits,) = model(**examples)
     assert_equal(logits, results.logits)
+
+
+# What no number of items, no padding and no dtype may spoil
+
+
+@pytest.mark.parametrize("as_type", [int, torch.tensor])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_of_no_items_nothing_is_learnt(dtype, as_type, pairs):
+    model, examples = pairs
+    unlabelled = {name: torch.full_like(examples[name], -100) for name in ("labels", "next_sentence_label")}
+    model.to(dtype)
+    numbers = {"num_items_in_batch": as_type(0), "num_pairs_in_batch": as_type(0)}
+    for labels in (unlabelled, {}):
+        loss = model(**examples | labels, **numbers).loss
+        assert loss == 0
+        assert all((gradient == 0).all() for gradient in learnt(model, loss).values())
+
+
+def test_of_no_items_the_fine_tuning_losses_are_0_too():
+    logits, labels = torch.randn(2, 3, requires_grad=True), torch.zeros(2, dtype=torch.long)
+    for number in (0, torch.tensor(0)):
+        assert losses.per_item(torch.nn.functional.cross_entropy(logits, labels), number) == 0
+    unlabelled = SimpleNamespace(logits=torch.randn(2, 3, 4))
+    assert TokenClassification.loss(None, unlabelled, torch.full((2, 3), -100)) == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("head", ["ForPreTraining", "ForMaskedLM", "ForTokenClassification"])
+def test_labels_at_padding_are_not_learnt(head, side, bert):
+    model = extended(bert(head), head, TYPES["hierarchical"])
+    inputs = batch(LENGTH)
+    real = torch.arange(LENGTH) < torch.tensor([[LENGTH], [7]])
+    inputs["attention_mask"] = real.long() if side == "right" else real.flip(-1).long()
+    labels = torch.randint(0, 2, real.shape)
+    right = labels.masked_fill(inputs["attention_mask"] == 0, losses.IGNORE_INDEX)
+    for implementation in ("longbert", "eager"):
+        model.set_attn_implementation(implementation)
+        assert_equal(model.eval()(**inputs, labels=labels).loss, model(**inputs, labels=right).loss)
+
+
+# Question answering
+
+
+@pytest.fixture
+def answers(bert):
+    """Three texts of unequal length with an answer each, padded on both sides, and the model."""
+    model = extended(bert("ForQuestionAnswering"), "ForQuestionAnswering", TYPES["hierarchical"]).eval()
+    lengths, before = torch.tensor([[16], [9], [5]]), torch.tensor([[8], [0], [11]])
+    index = torch.arange(LENGTH)
+    mask = ((index >= before) & (index < before + lengths)).long()
+    spans = {"start_positions": torch.tensor([10, 0, 12]), "end_positions": torch.tensor([23, 4, 15])}
+    return model, batch(LENGTH, batch_size=3) | {"attention_mask": mask}, spans
+
+
+def alone(inputs: dict, spans: dict, row: int) -> tuple[dict, dict]:
+    real = inputs["attention_mask"][row].bool()
+    first = int(real.long().argmax())
+    text = {name: tensor[row : row + 1, real] for name, tensor in inputs.items() if name != "attention_mask"}
+    return text, {name: positions[row : row + 1] - first for name, positions in spans.items()}
+
+
+@pytest.mark.parametrize("implementation", ["longbert", "sdpa", "eager"])
+def test_an_answers_loss_is_its_texts_own(implementation, answers, bert):
+    model, inputs, spans = answers
+    stock = bert_class("ForQuestionAnswering").from_pretrained(bert("ForQuestionAnswering"))
+    model.set_attn_implementation(implementation)
+    expected = []
+    for row in range(3):
+        text, span = alone(inputs, spans, row)
+        expected.append(stock(**text, **span).loss)
+        assert_close(model(**text, **span).loss, expected[-1], rtol=1e-5, atol=0)
+    assert_close(model(**inputs, **spans).loss, torch.stack(expected).mean(), rtol=1e-5, atol=0)
+    together = learnt(model, model(**inputs, **spans).loss)
+    assert_close(together, learnt(model, *own_losses(answers)), rtol=1e-4, atol=1e-6)
+
+
+def own_losses(answers: tuple) -> list[torch.Tensor]:
+    model, inputs, spans = answers
+    texts = [alone(inputs, spans, row) for row in range(3)]
+    return [model(**text, **span).loss / 3 for text, span in texts]
+
+
+def test_the_fine_tuning_loss_of_an_answer_is_its_texts_own(answers):
+    model, inputs, spans = answers
+    labels = torch.stack(list(spans.values()), dim=-1)
+    together = QuestionAnswering.loss(None, model(**inputs), labels)
+    assert_close(together, sum(own_losses(answers)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_no_softmax_of_an_answer_sees_padding(dtype, answers):
+    model, inputs, _ = answers
+    result = model.to(dtype)(**inputs)
+    for logits in (result.start_logits, result.end_logits):
+        assert logits.dtype == dtype
+        assert (logits.softmax(-1)[inputs["attention_mask"] == 0] == 0).all()
+
+
+UNKNOWN = {
+    "past the end": [LENGTH, 3, 4],
+    "far past it": [1000, 3, 4],
+    "all past it": [LENGTH, LENGTH + 1, 99],
+    "before the start": [-5, 3, 4],
+    "a dimension more": [[2], [3], [4]],
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_positions_outside_a_text_are_taken_as_bert_takes_them(case, answers, bert):
+    model, inputs, _ = answers
+    stock = bert_class("ForQuestionAnswering").from_pretrained(bert("ForQuestionAnswering"))
+    short = {name: tensor[:, :16].contiguous() for name, tensor in inputs.items() if name != "attention_mask"}
+    starts = torch.tensor(UNKNOWN[case])
+    starts = starts.where(starts < LENGTH, starts - LENGTH + 16)
+    spans = {"start_positions": starts, "end_positions": torch.tensor([5, 6, 7])}
+    expected = stock(**short, **spans).loss
+    if case == "all past it":  # BERT's mean of nothing is NaN
+        ends = [
+            stock(**{name: tensor[row : row + 1] for name, tensor in short.items()}).end_logits.log_softmax(-1)[0, at]
+            for row, at in enumerate((5, 6, 7))
+        ]
+        expected = -torch.stack(ends).mean() / 2
+    assert_close(model(**short, **spans).loss, expected, rtol=1e-5, atol=0)
+
+
+def test_positions_at_padding_are_ignored(answers):
+    model, inputs, spans = answers
+    only_first = {name: positions.where(torch.tensor([True, False, False]), 99) for name, positions in spans.items()}
+    at_padding = {name: torch.stack((positions[0], *torch.tensor([20, 0]))) for name, positions in spans.items()}
+    assert_equal(model(**inputs, **at_padding).loss, model(**inputs, **only_first).loss)
+    nowhere = {name: torch.full_like(positions, 99) for name, positions in spans.items()}
+    assert model(**inputs, **nowhere).loss == 0
+
+
+def test_answers_as_a_tuple(answers):
+    model, inputs, spans = answers
+    loss, start_logits, end_logits = model(**inputs, **spans, return_dict=False)
+    result = model(**inputs, **spans)
+    assert_equal((loss, start_logits, end_logits), (result.loss, result.start_logits, result.end_logits))
+    assert len(model(**inputs, return_dict=False)) == 2
+
+
+# fp64
+
+
+@pytest.mark.parametrize("head", ["ForPreTraining", "ForMaskedLM", "ForQuestionAnswering"])
+def test_a_loss_of_doubles_is_one(head, bert, monkeypatch):
+    """By central differences, whose error fp32 would not hide."""
+    monkeypatch.setattr(losses, "ROWS_PER_CHUNK", 7)
+    model = extended(bert(head), head, {"position_type": "learned"}, dtype=torch.float64).eval()
+    inputs = batch(16)
+    labels = {
+        "ForPreTraining": {"labels": inputs["input_ids"], "next_sentence_label": torch.tensor([0, 1])},
+        "ForMaskedLM": {"labels": inputs["input_ids"]},
+        "ForQuestionAnswering": {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
+    }[head]
+    loss = model(**inputs, **labels).loss
+    assert loss.dtype == torch.float64
+    weight = model.base_model.encoder.layer[0].output.dense.weight
+    slope = learnt(model, loss)["bert.encoder.layer.0.output.dense.weight"][0, 0]
+    found = []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[0, 0] += step
+            found.append(model(**inputs, **labels).loss)
+    assert_close((found[0] - found[1]) / 2e-5, slope, rtol=1e-6, atol=1e-10)

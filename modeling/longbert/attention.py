@@ -1,11 +1,13 @@
 """Exact attention in linear memory, and a window with global tokens. Travels to the Hub beside the model.
 
-A batch is a set of texts: rows without their padding, or packed documents. `TextLayout` says where each one lies after
-`flatten` has put all their tokens into one row, `[1, tokens]`, in which attention then runs text by text. No kernel
-here ever holds an n x n tensor, forwards or backwards.
+A batch is a set of texts: rows without their padding, or packed documents. `read_texts` finds them, once, in whatever
+mask or positions the caller gives, and everything else asks the `Texts` that it returns. `TextLayout` says where each
+lies after `flatten` has put all their tokens into one row, `[1, tokens]`, in which attention then runs text by text.
+No kernel here ever holds an n x n tensor, forwards or backwards.
 
-A window w lets token i see |i - j| <= w/2 and the global tokens, which see and are seen by all. It is an
-approximation that BERT was not trained for, so it touches only texts longer than the source could read.
+A window w lets the token at place i of its text see |i - j| <= w/2 and the global tokens, which see and are seen by
+all. It is an approximation that BERT was not trained for, so it touches only texts longer than the source could read.
+A place counts from the text's first token, tokens left out by a mask in the middle of the text included.
 """
 
 import functools
@@ -18,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -35,6 +38,7 @@ logger = logging.get_logger(__name__)
 
 NAME = "longbert"
 QUERIES_PER_CHUNK = 128
+HIDDEN = -1e4  # what an additive mask hides is at most this: BERT's own code said -10000, others their dtype's minimum
 
 
 @dataclass
@@ -83,6 +87,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         total = gradients[0].contiguous()
         dist.all_reduce(total, group=ctx.shard.group)
@@ -109,12 +114,16 @@ class TextLayout:
 
     Args:
         lengths: tokens of each text, in order; they sum to `tokens`.
+        spans: the place of each text's last token, and 1; its length, where nothing in it is left out.
+        places: `[tokens]`, the place of every token in its text.
         global_tokens: `[tokens]` bool, which of them are global.
         window: what texts longer than the source may see; None for full attention.
         shard: what of the batch this process computes; None for all.
     """
 
     lengths: list[int]
+    spans: list[int]
+    places: torch.Tensor
     global_tokens: torch.Tensor
     window: Window | None = None
     shard: Shard | None = None
@@ -139,15 +148,15 @@ class TextLayout:
         return [marked.nonzero()[:, 0] for marked in self.global_tokens.split(self.lengths)]
 
     def per_token(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """For every token its text's number, its rank there, its text's length, whether it is global; `[tokens]`."""
-        lengths = torch.tensor(self.lengths, device=device)
+        """For every token its text's number, its place there, its text's span, whether it is global; `[tokens]`."""
+        lengths, spans = torch.tensor([self.lengths, self.spans], device=device)
         texts = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-        starts = lengths.cumsum(0) - lengths
-        return texts, torch.arange(len(texts), device=device) - starts[texts], lengths[texts], self.global_tokens
+        return texts, self.places, spans[texts], self.global_tokens
 
-    def is_windowed(self, length: int) -> bool:
-        """Whether a text of `length` tokens is read through the window."""
-        return self.window is not None and length > self.window.longer_than
+    @functools.cached_property
+    def windowed(self) -> list[bool]:
+        """Which texts are long enough to be read through the window."""
+        return [self.window is not None and span > self.window.longer_than for span in self.spans]
 
 
 def is_traced() -> bool:
@@ -155,53 +164,215 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def text_ids(
-    attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, shape: tuple[int, int]
-) -> torch.LongTensor | None:
-    """Number the texts of a batch: `[batch_size, seq_length]`, -1 at padding; None where every row is one whole text.
+@dataclass
+class Texts:
+    """The texts of a batch `[batch_size, seq_length]`, whatever form its mask had.
 
-    Without an `attention_mask`, `position_ids` that go back to 0 inside a row mark packed documents, as in
-    transformers' `DataCollatorWithFlattening`. A row that attends to nothing attends to all, as BERT's softmax has it.
+    Args:
+        real: bool, False at padding and at tokens in the middle of a text that are left out.
+        starts: for every token the index in its row of its text's first token.
+        packed: whether a row may hold several texts.
+        mask: `[1 or batch_size, 1 or num_heads, 1 or seq_length, seq_length]`, True where a query sees a key or a
+            number to add to its score: a caller's that says what no texts can; else None.
     """
-    rows = torch.arange(shape[0])[:, None]
-    if attention_mask is not None:
-        attended = attention_mask.bool()
-        attended = attended | ~attended.any(-1, keepdim=True)
-        if bool(attended.all()):
-            return None
-        return torch.where(attended, rows.to(attended.device), -1)
+
+    real: torch.Tensor
+    starts: torch.Tensor
+    packed: bool = False
+    mask: torch.Tensor | None = None
+
+    @property
+    def index(self) -> torch.Tensor:
+        """Where in its row a token stands, `[1, seq_length]`."""
+        return torch.arange(self.real.shape[1], device=self.real.device)[None]
+
+    @property
+    def first(self) -> torch.Tensor:
+        """The index of every row's first token that is no padding, `[batch_size, 1]`."""
+        return first_of(self.real)
+
+    @property
+    def places(self) -> torch.Tensor:
+        """How far behind its text's first token a token stands; anything at padding."""
+        return self.index - self.starts
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """A number for every text, -1 at padding."""
+        rows = torch.arange(self.real.shape[0], device=self.real.device)[:, None]
+        return torch.where(self.real, rows * self.real.shape[1] + self.starts, -1)
+
+    @property
+    def spans(self) -> torch.Tensor:
+        """For every token the place of its text's last one, and 1."""
+        ids, places = self.ids.flatten() + 1, self.places.expand(self.real.shape).flatten()
+        ends = torch.zeros(ids.shape[0] + 1, dtype=torch.long, device=ids.device)
+        return ends.scatter_reduce(0, ids, places + 1, "amax")[ids].view(self.real.shape)
+
+
+def first_of(real: torch.Tensor) -> torch.Tensor:
+    """The index of the first True in every row of `[batch_size, seq_length]`, `[batch_size, 1]`."""
+    return real.long().argmax(-1, keepdim=True)
+
+
+def whole_rows(shape: tuple[int, int], device: torch.device) -> Texts:
+    """Every row is one text, without padding."""
+    return Texts(
+        torch.ones(shape, dtype=torch.bool, device=device), torch.zeros(shape, dtype=torch.long, device=device)
+    )
+
+
+def attended(attention_mask: torch.Tensor) -> torch.Tensor:
+    """The tokens that a mask `[..., seq_length]` of any dtype keeps, as bool: whatever is not 0.
+
+    Where it keeps none, it keeps all, as BERT's softmax has it. No other place decides that.
+    """
+    kept = attention_mask != 0
+    return kept | ~kept.any(-1, keepdim=True)
+
+
+def read_texts(
+    attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, shape: tuple[int, int], num_heads: int
+) -> Texts | None:
+    """The texts of a batch; None where every row is one whole text.
+
+    Without an `attention_mask`, `position_ids` that are 0 again inside a row mark packed documents, as in
+    transformers' `DataCollatorWithFlattening`.
+
+    Args:
+        attention_mask: `[batch_size, seq_length]`, not 0 at tokens to attend to; or what each query sees,
+            `[batch_size, seq_length, seq_length]` or with heads before the last two, in which queries may be 1 for
+            all: bool or integers, not 0 where it sees a key, or floats to add to the scores. Where these say no more
+            than padding, or which stretches of a row are texts, the texts are those.
+
+    Raises:
+        ValueError: the mask has another shape, or numbers of two meanings; or a row's `position_ids` are 0 throughout.
+    """
+    if attention_mask is None:
+        return _packed_texts(position_ids, shape)
+    _refuse_shape(attention_mask, shape, num_heads)
+    if attention_mask.dim() == 2:
+        texts = _padded_texts(attended(attention_mask).expand(shape))
+    else:
+        texts = _texts_of_sight(explicit_mask(attention_mask), shape)
+    if not is_traced() and texts.mask is None and bool((texts.real & (texts.starts == 0)).all()):
+        return None
+    return texts
+
+
+def _refuse_shape(attention_mask: torch.Tensor, shape: tuple[int, int], num_heads: int) -> None:
+    batch_size, length = shape
+    rows, heads, queries = (1, batch_size), (1, num_heads), (1, length)
+    allowed = {2: (rows, (length,)), 3: (rows, queries, (length,)), 4: (rows, heads, queries, (length,))}
+    sizes = allowed.get(attention_mask.dim(), ())
+    if not sizes or not all(size in fitting for size, fitting in zip(attention_mask.shape, sizes, strict=True)):
+        raise ValueError(
+            f"attention_mask has the shape {list(attention_mask.shape)}, the input has {batch_size} rows of {length} "
+            f"tokens: pass [{batch_size}, {length}], [{batch_size}, {length}, {length}] or "
+            f"[{batch_size}, 1 or {num_heads}, {length}, {length}]"
+        )
+
+
+def _padded_texts(real: torch.Tensor) -> Texts:
+    return Texts(real, first_of(real).expand(real.shape))
+
+
+def _packed_texts(position_ids: torch.Tensor | None, shape: tuple[int, int]) -> Texts | None:
     if position_ids is None or shape[1] == 1:
         return None
-    starts = F.pad((position_ids[:, 1:] == 0) & (position_ids[:, :-1] > 0), (1, 0), value=False)
-    if not is_traced() and not bool(starts.any()):
-        return None
-    starts = starts.expand(shape).clone()
-    starts[:, 0] = True
-    return starts.flatten().cumsum(0).view(shape) - 1
+    at_zero = position_ids == 0
+    if not is_traced():
+        if not bool(at_zero[:, 1:].any()):
+            return None
+        if bool(at_zero.all(-1).any()):
+            raise ValueError(
+                "position_ids are 0 in all of a row: they may mean one text without positions, or packed texts of one "
+                "token each. Pass attention_mask, all ones for the first and 4D (each token sees itself) for the other"
+            )
+    texts = whole_rows(shape, position_ids.device)
+    texts.starts = (texts.index * at_zero).cummax(-1)[0].expand(shape)  # [0]: ONNX's exporter gives a plain tuple
+    texts.packed = True
+    return texts
 
 
-def global_marks(
-    texts: torch.LongTensor, global_tokens: int, global_attention_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """`[batch_size, seq_length]` bool: the first tokens of every text, and those that the caller names."""
-    index = torch.arange(texts.shape[1], device=texts.device).expand(texts.shape)
-    new_text = F.pad(texts[:, 1:] != texts[:, :-1], (1, 0), value=True)
-    # [0], not .values: transformers' ONNX exporter has cummax return a plain tuple
-    ranks = index - index.masked_fill(~new_text, 0).cummax(-1)[0]
-    marked = (ranks < global_tokens) & (texts >= 0)
-    return marked if global_attention_mask is None else marked | global_attention_mask.reshape(texts.shape).bool()
+def explicit_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """A 3D or 4D mask as `[batch_size, heads, queries, keys]`, bool (True: sees) or floats to add to the scores.
+
+    Raises:
+        ValueError: integers below 0, or floats that are all 0 or 1: they may be meant either way.
+    """
+    mask = attention_mask[:, None] if attention_mask.dim() == 3 else attention_mask
+    if mask.is_floating_point():
+        if not is_traced() and bool(((mask == 0) | (mask == 1)).all()) and bool((mask != mask.flatten()[:1]).any()):
+            raise ValueError(
+                f"attention_mask of {mask.dim()} dimensions holds the floats 0 and 1, but floats are added to the "
+                "scores (0 sees, torch.finfo(dtype).min hides): pass attention_mask.bool() for 1 to see and 0 to hide"
+            )
+        return mask
+    if mask.dtype != torch.bool and not is_traced() and bool((mask < 0).any()):
+        raise ValueError(
+            "attention_mask holds integers below 0: pass it as floats to have it added to the scores, or as bool"
+        )
+    return mask != 0
+
+
+def _texts_of_sight(mask: torch.Tensor, shape: tuple[int, int]) -> Texts:
+    """The texts that `explicit_mask`'s result says; it is kept where it says more.
+
+    A token that does not see itself is padding. The others must see those of their own text and no more: what they see
+    begins with the same token exactly where they are of one text.
+    """
+    shown, uniform = mask, torch.ones((), dtype=torch.bool, device=mask.device)
+    if mask.is_floating_point():
+        shown = mask > HIDDEN
+        uniform = mask.masked_fill(~shown, torch.inf).amin() >= mask.masked_fill(~shown, -torch.inf).amax()
+    reads = uniform & (shown == shown[:, :1]).all()
+    sees = shown[:, 0]
+    if sees.shape[1] == 1:  # every query sees the same keys
+        texts = _padded_texts(attended(sees[:, 0]).expand(shape))
+    else:
+        sees = sees | ~sees.flatten(1).any(-1)[:, None, None]  # as `attended` has it
+        own = sees.diagonal(dim1=-2, dim2=-1)
+        starts = sees.int().argmax(-1)
+        same = (starts[:, :, None] == starts[:, None, :]) & own[:, None, :]
+        in_order = starts.masked_fill(~own, 0).cummax(-1)[0] == starts
+        reads = reads & own.any(-1).all() & ((sees == same) & in_order[:, :, None] | ~own[:, :, None]).all()
+        texts = Texts(own.expand(shape), starts.expand(shape), packed=True)
+    texts = Texts(texts.real | ~reads, texts.starts * reads, texts.packed, mask)
+    if not is_traced() and bool(reads):
+        texts.mask = None
+        texts.packed = bool((texts.real & (texts.starts != texts.first)).any())
+    return texts
+
+
+def global_marks(texts: Texts, global_tokens: int, global_attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`[batch_size, seq_length]` bool: the first tokens of every text, and those that the caller names.
+
+    Raises:
+        ValueError: `global_attention_mask` does not fit the batch.
+    """
+    counted = texts.real.long().cumsum(-1)
+    marked = texts.real & (counted - counted.gather(-1, texts.starts) < global_tokens)
+    if global_attention_mask is None:
+        return marked
+    if global_attention_mask.numel() != marked.numel():
+        raise ValueError(
+            f"global_attention_mask has the shape {list(global_attention_mask.shape)}, the input has {len(marked)} "
+            f"rows of {marked.shape[1]} tokens: pass one number for every token"
+        )
+    return marked | global_attention_mask.reshape(marked.shape).bool()
 
 
 class Flattening:
     """Puts the real tokens of a batch into one row, and back.
 
     Args:
-        texts: `[batch_size, seq_length]`, as from `text_ids`.
+        texts: as from `read_texts`.
     """
 
-    def __init__(self, texts: torch.LongTensor):
-        self.texts, self.shape = texts, texts.shape
-        self.index = (texts.flatten() >= 0).nonzero()[:, 0]
+    def __init__(self, texts: Texts):
+        self.texts, self.shape = texts, texts.real.shape
+        self.index = texts.real.flatten().nonzero()[:, 0]
 
     def flatten(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """`[batch_size or 1, seq_length, ...]` to `[1, tokens, ...]`."""
@@ -222,9 +393,12 @@ class Flattening:
         shard: Shard | None = None,
     ) -> TextLayout:
         """Where the texts lie in the row."""
-        _, lengths = self.texts.flatten()[self.index].unique_consecutive(return_counts=True)
-        marked = global_marks(self.texts, global_tokens, global_attention_mask).flatten()[self.index]
-        return TextLayout(lengths.tolist(), marked, window, shard)
+        marked = global_marks(self.texts, global_tokens, global_attention_mask)
+        ids, places, marked = (tensor.flatten()[self.index] for tensor in (self.texts.ids, self.texts.places, marked))
+        _, lengths = ids.unique_consecutive(return_counts=True)
+        spans = places[lengths.cumsum(0) - 1] + 1
+        in_tokens, in_places = torch.stack((lengths, spans)).tolist()
+        return TextLayout(in_tokens, in_places, places, marked, window, shard)
 
 
 def attend(
@@ -241,17 +415,19 @@ def attend(
     """
     if layout.shard is not None:
         key, value = layout.shard.gather(key, dim=2), layout.shard.gather(value, dim=2)
-    window = layout.window if windowed and any(map(layout.is_windowed, layout.lengths)) else None
-    if window is not None and query.is_cuda:
+    window = layout.window if windowed and any(layout.windowed) else None
+    if window is not None and query.is_cuda and query.dtype != torch.float64:  # which these two kernels have not
         return _flex(query, key, value, layout, scaling)
-    if query.is_cuda and varlen_attn is not None and query.dtype != torch.float32:
+    if query.is_cuda and varlen_attn is not None and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen(query, key, value, layout)
     outputs = []
     for stretch in layout.stretches:
         q, k, v = query[:, :, stretch.queries], key[:, :, stretch.keys], value[:, :, stretch.keys]
-        if window is not None and layout.is_windowed(k.shape[2]):
-            global_index = layout.global_index[stretch.text]
-            outputs.append(WindowedAttention.apply(q, k, v, global_index, window.radius, scaling, stretch.offset))
+        if window is not None and layout.windowed[stretch.text]:
+            global_index, places = layout.global_index[stretch.text], layout.places[stretch.keys]
+            outputs.append(
+                WindowedAttention.apply(q, k, v, global_index, window.radius, scaling, stretch.offset, places)
+            )
         else:
             outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scaling))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
@@ -261,7 +437,8 @@ class WindowedAttention(torch.autograd.Function):
     """A window with global tokens over one text, in chunks of queries; the backward pass recomputes each chunk.
 
     Only the inputs are kept, so memory and time grow linearly. Inputs `[1, num_heads, n, head_dim]`; queries may be
-    some of the text's alone, from the rank `offset` on.
+    some of the text's alone, from the rank `offset` on. `places` `[n]`, rising, say where in the text each token
+    stands, by default one behind the other. Differentiable once: a second derivative is refused.
     """
 
     @staticmethod
@@ -274,30 +451,41 @@ class WindowedAttention(torch.autograd.Function):
         radius: int,
         scaling: float,
         offset: int = 0,
+        places: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, global_index)
+        places = torch.arange(key.shape[2], device=key.device) if places is None else places
+        ctx.save_for_backward(query, key, value, global_index, places)
         ctx.radius, ctx.scaling, ctx.offset = radius, scaling, offset
         output = torch.empty_like(query)
-        for part in _parts(query, key, global_index, radius, offset):
+        for part in _parts(query.shape[2], places, global_index, radius, offset):
             output[:, :, part.queries] = part.attend(query, key, value, scaling)
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, global_index = ctx.saved_tensors
-        sums = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-        for part in _parts(query, key, global_index, ctx.radius, ctx.offset):
-            part.attend_backward((query, key, value), gradients[0], sums, ctx.scaling)
-        return (*sums, None, None, None, None)
+        query, key, value, global_index, places = ctx.saved_tensors
+        of_query, sums = torch.zeros_like(query), [_KeySums(tensor, global_index) for tensor in (key, value)]
+        for part in _parts(query.shape[2], places, global_index, ctx.radius, ctx.offset):
+            found = part.gradients((query, key, value), gradients[0], ctx.scaling)
+            of_query[:, :, part.queries] += found[0]
+            for total, gradient in zip(sums, found[1:], strict=True):
+                total.add(part, gradient)
+        return (of_query, *(total.result() for total in sums), None, None, None, None, None)
 
 
 @dataclass
 class _Part:
-    """Some queries, the stretch of keys near them, global keys from elsewhere, and what is hidden in the stretch."""
+    """Some queries, the stretch of keys near them, global keys from elsewhere, and what is hidden in the stretch.
+
+    Args:
+        is_far: which of the global keys are the ones from elsewhere.
+    """
 
     queries: slice | torch.Tensor
     near: slice
     far: torch.Tensor
+    is_far: torch.Tensor
     mask: torch.Tensor | None
 
     def gather(self, key: torch.Tensor) -> torch.Tensor:
@@ -309,81 +497,118 @@ class _Part:
             query[:, :, self.queries], self.gather(key), self.gather(value), attn_mask=self.mask, scale=scaling
         )
 
-    def attend_backward(
-        self, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor, sums: list[torch.Tensor], scaling: float
-    ) -> None:
+    def gradients(
+        self, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, ...]:
+        """Of this part's queries, and of its gathered keys and values."""
         query, key, value = inputs
         parts = (query[:, :, self.queries], self.gather(key), self.gather(value))
         with torch.enable_grad():
             q, k, v = (part.detach().requires_grad_() for part in parts)
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=scaling)
-            found = torch.autograd.grad(output, (q, k, v), gradient[:, :, self.queries])
-        sums[0][:, :, self.queries] += found[0]
-        width = self.near.stop - self.near.start
-        for total, part in zip(sums[1:], found[1:], strict=True):
-            total[:, :, self.near] += part[:, :, :width]
-            total[:, :, self.far] += part[:, :, width:]
+            return torch.autograd.grad(output, (q, k, v), gradient[:, :, self.queries])
 
 
-def _parts(
-    query: torch.Tensor, key: torch.Tensor, global_index: torch.Tensor, radius: int, offset: int
-) -> list[_Part]:
+class _KeySums:
+    """The gradient of keys, or of values, to which many parts add: in half precision a sum of many rounds too often.
+
+    It is then summed in fp32, but not for all keys at once. Parts come in order, so that only the keys near the last
+    one are `open`; those behind get no more from near by, and the global keys, which get some from every part, are
+    summed apart. Each key is rounded a few times, however long the text.
+    """
+
+    def __init__(self, keys: torch.Tensor, global_index: torch.Tensor):
+        self.total, self.global_index = torch.zeros_like(keys), global_index
+        self.dtype = torch.promote_types(keys.dtype, torch.float32)
+        self.first_open = 0
+        self.open, self.far = (
+            keys.new_zeros(*keys.shape[:2], number, keys.shape[3], dtype=self.dtype)
+            for number in (0, len(global_index))
+        )
+
+    def add(self, part: _Part, gradient: torch.Tensor) -> None:
+        width = part.near.stop - part.near.start
+        near, far = gradient[:, :, :width], gradient[:, :, width:]
+        # global queries (no mask) come once
+        if self.dtype == self.total.dtype or part.mask is None:
+            self.total[:, :, part.near] += near
+            self.total[:, :, part.far] += far
+            return
+        self._close(part.near.start)
+        self.open = F.pad(self.open, (0, 0, 0, width - self.open.shape[2]))
+        self.open += near
+        self.far[:, :, part.is_far] += far
+
+    def _close(self, stop: int) -> None:
+        """Round the sums of the open keys before `stop`."""
+        closed = self.open[:, :, : stop - self.first_open]
+        self.total[:, :, self.first_open : self.first_open + closed.shape[2]] += closed
+        self.open, self.first_open = self.open[:, :, closed.shape[2] :], stop
+
+    def result(self) -> torch.Tensor:
+        self._close(self.first_open + self.open.shape[2])
+        self.total[:, :, self.global_index] += self.far.to(self.total.dtype)
+        return self.total
+
+
+def _parts(queries: int, places: torch.Tensor, global_index: torch.Tensor, radius: int, offset: int) -> list[_Part]:
     """Cut a text's queries into chunks with what each may see; global queries, which see all, come last."""
-    length, device = key.shape[2], query.device
+    length, device = len(places), places.device
     is_global = torch.zeros(length, dtype=torch.bool, device=device)
     is_global[global_index] = True
-    position = torch.arange(length, device=device)
-    here = position[offset : offset + query.shape[2]]
+    here = torch.arange(offset, offset + queries, device=device)
     local, global_queries = here[~is_global[here]], here[is_global[here]]
+    begin = torch.arange(0, len(local), QUERIES_PER_CHUNK, device=device)
+    ends = torch.stack((local[begin], local[(begin + QUERIES_PER_CHUNK).clamp(max=len(local)) - 1]), dim=-1)
+    reaches = places[ends] + torch.tensor([-radius, radius + 1], device=device)
+    reaches, ends = torch.searchsorted(places, reaches).tolist(), ends.tolist()
     parts = []
-    for start in range(0, len(local), QUERIES_PER_CHUNK):
-        chunk = local[start : start + QUERIES_PER_CHUNK]
-        first, last = int(chunk[0]), int(chunk[-1])
-        near = slice(max(0, first - radius), min(length, last + radius + 1))
-        keys = position[near]
-        seen = ((chunk[:, None] - keys).abs() <= radius) | is_global[near]
-        far = global_index[(global_index < near.start) | (global_index >= near.stop)]
+    for chunk, (first, last), reach in zip(local.split(QUERIES_PER_CHUNK), ends, reaches, strict=False):
+        near = slice(*reach)
+        seen = ((places[chunk][:, None] - places[near]).abs() <= radius) | is_global[near]
+        is_far = (global_index < near.start) | (global_index >= near.stop)
+        far = global_index[is_far]
         mask = F.pad(seen, (0, len(far)), value=True)
         gapless = last - first + 1 == len(chunk)
-        queries = slice(first - offset, last + 1 - offset) if gapless else chunk - offset
-        parts.append(_Part(queries, near, far, mask))
+        part_queries = slice(first - offset, last + 1 - offset) if gapless else chunk - offset
+        parts.append(_Part(part_queries, near, far, is_far, mask))
     if len(global_queries):
-        parts.append(_Part(global_queries - offset, slice(0, length), global_index[:0], None))
+        nowhere = torch.zeros_like(global_index, dtype=torch.bool)
+        parts.append(_Part(global_queries - offset, slice(0, length), global_index[:0], nowhere, None))
     return parts
 
 
 def visible(
-    texts: torch.Tensor, ranks: torch.Tensor, lengths: torch.Tensor, global_tokens: torch.Tensor, window: Window | None
+    texts: torch.Tensor, places: torch.Tensor, spans: torch.Tensor, global_tokens: torch.Tensor, window: Window | None
 ) -> Callable[[Any, Any], torch.Tensor]:
     """The rule of the window, once for every implementation: does the query at one index see the key at another?
 
     Args:
-        texts, ranks, lengths, global_tokens: for every token the number of its text, its rank there, its text's
-            length, and whether it is global.
+        texts, places, spans, global_tokens: for every token the number of its text, its place there, its text's
+            span, and whether it is global.
     """
 
     def sees(query: Any, key: Any) -> torch.Tensor:
         same_text = texts[query] == texts[key]
         if window is None:
             return same_text
-        near = (ranks[query] - ranks[key]).abs() <= window.radius
-        unrestricted = (lengths[query] <= window.longer_than) | global_tokens[query] | global_tokens[key]
+        near = (places[query] - places[key]).abs() <= window.radius
+        unrestricted = (spans[query] <= window.longer_than) | global_tokens[query] | global_tokens[key]
         return same_text & (near | unrestricted)
 
     return sees
 
 
-def plain_mask(texts: torch.LongTensor, global_tokens: torch.Tensor, window: Window | None) -> torch.Tensor:
+def plain_mask(texts: Texts, global_tokens: torch.Tensor, window: Window | None) -> torch.Tensor:
     """The same rule as an explicit mask, `[batch_size, 1, seq_length, seq_length]` bool, for eager and sdpa attention.
 
     Args:
-        texts: `[batch_size, seq_length]`, as from `text_ids`.
         global_tokens: `[batch_size, seq_length]` bool.
     """
-    lengths, ranks = (texts[:, :, None] == texts[:, None, :]).sum(-1), (texts >= 0).cumsum(-1)
     # all rows at once, as one long row: a loop over them would fix the batch size of a traced graph
-    sees = visible(texts.flatten(), ranks.flatten(), lengths.flatten(), global_tokens.flatten(), window)
-    index = torch.arange(texts.numel(), device=texts.device).view(texts.shape)
+    ids, places, spans = texts.ids.flatten(), texts.places.flatten(), texts.spans.flatten()
+    sees = visible(ids, places, spans, global_tokens.flatten(), window)
+    index = torch.arange(texts.real.numel(), device=texts.real.device).view(texts.real.shape)
     return sees(index[:, :, None], index[:, None, :])[:, None]
 
 
@@ -401,8 +626,8 @@ def _flex(
 
     if layout.block_mask is None:
         tokens, device = query.shape[2], query.device
-        texts, ranks, lengths, marked = layout.per_token(device)
-        sees = visible(texts, ranks, lengths, marked, layout.window)
+        texts, places, spans, marked = layout.per_token(device)
+        sees = visible(texts, places, spans, marked, layout.window)
         first = 0 if layout.shard is None else layout.shard.start
         layout.block_mask = create_block_mask(
             lambda batch, head, q, k: sees(q + first, k), None, None, tokens, key.shape[2], device.type, _compile=True
@@ -424,6 +649,11 @@ def _varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout:
 def _bounds(lengths: list[int], device: torch.device) -> tuple[torch.Tensor, int]:
     """Cumulative lengths `[texts + 1]` int32, as varlen kernels take them, and the largest length."""
     return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device), max(lengths)
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A bool mask as numbers to add to scores of `dtype`."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def attention_forward(
@@ -448,9 +678,11 @@ def attention_forward(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if kwargs.get("output_attentions"):
+        if attention_mask is None and getattr(module, "is_causal", False):  # sdpa's kernel knows this without a mask
+            shape = (query.shape[2], key.shape[2])
+            attention_mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril() if shape[0] > 1 else None
         if attention_mask is not None and attention_mask.dtype == torch.bool:
-            hidden = torch.finfo(query.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, hidden)
+            attention_mask = additive(attention_mask, query.dtype)
         return eager_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

@@ -20,15 +20,35 @@ from transformers import (
     BertModel,
     BertPreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, MaskedLMOutput, ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    MaskedLMOutput,
+    ModelOutput,
+    QuestionAnsweringModelOutput,
+    TokenClassifierOutput,
+)
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import Flattening, Shard, Window, global_marks, is_traced, plain_mask, text_ids
+from .attention import (
+    Flattening,
+    Shard,
+    Texts,
+    Window,
+    additive,
+    attended,
+    explicit_mask,
+    first_of,
+    global_marks,
+    is_traced,
+    plain_mask,
+    read_texts,
+    whole_rows,
+)
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
-from .losses import masked_lm_loss, sentence_pair_loss
+from .losses import IGNORE_INDEX, at_least_fp32, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
 from .transplant import register_transplant
@@ -176,6 +196,25 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         wanted = (labels is None or not self.training) if output_logits is None else output_logits
         return predict(hidden_states) if wanted else None
 
+    def _real_tokens(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
+        """`[batch_size, seq_length]` bool, False at padding; None where there is none, or no mask that says so.
+
+        Args:
+            tokens: `[batch_size, seq_length]`, anything that there is of each token.
+        """
+        if attention_mask is None:
+            return None
+        shape = (tokens.shape[0], tokens.shape[1])
+        texts = read_texts(attention_mask.to(tokens.device), None, shape, self.config.num_attention_heads)
+        return None if texts is None else texts.real
+
+    def _labels_of_texts(
+        self, labels: torch.LongTensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.LongTensor | None:
+        """Labels of tokens without those at padding, where the model says nothing."""
+        real = None if labels is None else self._real_tokens(attention_mask, labels)
+        return labels if labels is None or real is None else labels.masked_fill(~real, IGNORE_INDEX)
+
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> tuple[torch.Tensor, ...] | ModelOutput:
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -285,15 +324,19 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         """As `BertModel.forward`, but for one argument, and positions that count from the first attended token.
 
-        Without an `attention_mask`, `position_ids` that go back to 0 inside a row mark packed documents, which do not
-        see each other.
+        Without an `attention_mask`, `position_ids` that are 0 again inside a row mark packed documents, which do not
+        see each other. What is pooled is the first attended token, wherever it stands.
 
         Args:
+            attention_mask: `[batch_size, seq_length]`, of any dtype, not 0 at tokens to attend to; or what each query
+                sees, in 3 or 4 dimensions, of which `read_texts` says more. Such a mask is read as the padding or the
+                packed documents that it says; positions then run on, from the row's first attended token.
             global_attention_mask: `[batch_size, seq_length]`, 1 at further tokens that see and are seen by all under
                 `config.attention_window`, such as a question's.
 
         Raises:
-            ValueError: the input is longer than `config.max_position_embeddings`.
+            ValueError: the input is longer than `config.max_position_embeddings`, a mask does not fit it, or a mask
+                says more than padding or packing where a window or mean pooling needs to know the texts.
         """
         inputs = {
             "input_ids": input_ids,
@@ -302,8 +345,6 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             "inputs_embeds": inputs_embeds,
         }
         output = self._encode(inputs, attention_mask, global_attention_mask, **kwargs, return_dict=True)
-        if self.config.classifier_pooling == "mean" and self.pooler is not None:
-            output.pooler_output = self.pooler(mean_of_texts(output.last_hidden_state, attention_mask)[:, None])
         return self._returned(output, return_dict)
 
     def _encode(
@@ -319,21 +360,98 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
         # a decoder's; transformers 5.24 renamed it
         cache = kwargs.get("cache") or kwargs.get("past_key_values")
-        self._refuse_length(tokens.shape[1] + (cache.get_seq_length() if cache is not None else 0))
-        if self.config.is_decoder or (attention_mask is not None and attention_mask.dim() != 2):
-            return super().forward(attention_mask=attention_mask, **inputs, **kwargs)
+        cached = cache.get_seq_length() if cache is not None else 0
+        shape = (tokens.shape[0], tokens.shape[1])
+        self._refuse_length(shape[1] + cached)
+        self._refuse_positions(inputs["position_ids"], shape)
         if attention_mask is not None:
-            inputs |= self._place(attention_mask, inputs["position_ids"], inputs["token_type_ids"])
-        window = self._window(tokens.shape[1])
-        if self._needs_plain_masks(kwargs):
-            masks = self._plain_masks(attention_mask, inputs["position_ids"], global_attention_mask, tokens, window)
-            return super().forward(**inputs, **masks, **kwargs)
-        texts = text_ids(attention_mask, inputs["position_ids"], tokens.shape[:2])
-        if texts is None and window is None and self.sequence_group is None:
-            return super().forward(**inputs, **kwargs)
+            if not isinstance(attention_mask, torch.Tensor):
+                raise ValueError(f"attention_mask must be a tensor, got {type(attention_mask).__name__}")
+            attention_mask = attention_mask.to(tokens.device)
+        if self.config.is_decoder or cache is not None:
+            return self._encode_after(cached, inputs, attention_mask, shape, **kwargs)
+        texts = read_texts(attention_mask, inputs["position_ids"], shape, self.config.num_attention_heads)
+        window = self._window(shape[1])
+        if texts is not None and attention_mask is not None:
+            inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"])
+        if texts is not None and texts.mask is not None:
+            self._refuse_unread(window)
+            output = super().forward(**inputs, attention_mask=self._as_implemented(texts.mask), **kwargs)
+        elif self._needs_plain_masks(kwargs):
+            masks = self._plain_masks(texts, global_attention_mask, tokens, window)
+            output = super().forward(**inputs, **masks, **kwargs)
+        elif texts is None and window is None and self.sequence_group is None:
+            output = super().forward(**inputs, **kwargs)
+        else:
+            texts = texts or whole_rows(shape, tokens.device)
+            output = self._forward_flat(inputs, Flattening(texts), global_attention_mask, window, **kwargs)
+        return self._pool(output, None if texts is None else texts.real)
+
+    def _encode_after(
+        self,
+        cached: int,
+        inputs: dict[str, torch.Tensor | None],
+        attention_mask: torch.Tensor | None,
+        shape: tuple[int, int],
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """Of a decoder, or of an encoder after a cached prefix: by BERT's own masks.
+
+        Args:
+            cached: tokens before these, which the mask covers too.
+        """
+        window = self._window(cached + shape[1])
+        if window is not None:
+            raise ValueError("attention_window cannot look into a cache: pass the whole text, or none of it cached")
+        real = None
+        if attention_mask is None:
+            attention_mask = self._causal_documents(inputs["position_ids"], shape, cached)
+        elif attention_mask.dim() == 2:
+            texts = read_texts(attention_mask, None, (shape[0], cached + shape[1]), self.config.num_attention_heads)
+            if texts is not None:
+                inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"], cached)
+                real = texts.real[:, cached:]
+            attention_mask = None if texts is None else texts.real
+        else:
+            self._refuse_unread(window)
+            attention_mask = self._as_implemented(explicit_mask(attention_mask))
+        of_source = kwargs.get("encoder_attention_mask")
+        if of_source is not None:
+            explicit = of_source.dim() != 2
+            kwargs["encoder_attention_mask"] = (
+                self._as_implemented(explicit_mask(of_source)) if explicit else attended(of_source)
+            )
+        return self._pool(super().forward(attention_mask=attention_mask, **inputs, **kwargs), real)
+
+    def _causal_documents(
+        self, position_ids: torch.LongTensor | None, shape: tuple[int, int], cached: int
+    ) -> torch.Tensor | None:
+        """What a decoder is to be told of packed documents, of which BERT's own code knows nothing."""
+        if not self.config.is_decoder or not isinstance(cached, int) or cached:
+            return None
+        texts = read_texts(None, position_ids, shape, self.config.num_attention_heads)
         if texts is None:
-            texts = torch.arange(len(tokens), device=tokens.device)[:, None].expand(tokens.shape[:2])
-        return self._forward_flat(inputs, Flattening(texts), global_attention_mask, window, **kwargs)
+            return None
+        return self._as_implemented(plain_mask(texts, texts.real, None).tril())
+
+    def _pool(
+        self, output: BaseModelOutputWithPoolingAndCrossAttentions, real: torch.Tensor | None
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """Pool what the config says of each row; BERT has pooled what stands at index 0, which may be padding.
+
+        Args:
+            real: `[batch_size, seq_length]` bool, False at padding; None where there is none.
+        """
+        states = output.last_hidden_state
+        if self.pooler is None or (real is None and self.config.classifier_pooling != "mean"):
+            return output
+        real = None if real is None else real.to(states.device)
+        if self.config.classifier_pooling == "mean":
+            pooled = mean_of_texts(states, real)[:, None]
+        else:
+            pooled = states.gather(1, first_of(real)[:, :, None].expand(-1, 1, states.shape[-1]))
+        output.pooler_output = self.pooler(pooled)
+        return output
 
     def _forward_flat(
         self,
@@ -361,8 +479,6 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         output.last_hidden_state = whole(output.last_hidden_state)
         if output.hidden_states is not None:
             output.hidden_states = tuple(map(whole, output.hidden_states))
-        if self.pooler is not None:
-            output.pooler_output = self.pooler(output.last_hidden_state)
         return output
 
     def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
@@ -374,35 +490,44 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
 
     def _plain_masks(
         self,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
+        texts: Texts | None,
         global_attention_mask: torch.Tensor | None,
         tokens: torch.Tensor,
         window: Window | None,
     ) -> dict[str, torch.Tensor | None]:
         """What BERT's own attention is to be told: nothing more than it knows, unless packed or windowed."""
-        shape = tokens.shape[:2]
-        texts = None if attention_mask is not None else text_ids(None, position_ids, shape)
-        if window is None and texts is None:
-            return {"attention_mask": attention_mask}
-        if texts is None:
-            rows = torch.arange(shape[0], device=tokens.device)[:, None].expand(shape)
-            texts = rows if attention_mask is None else torch.where(attention_mask.bool(), rows, -1)
+        if window is None and (texts is None or not texts.packed):
+            return {"attention_mask": None if texts is None else texts.real}
+        texts = texts or whole_rows((tokens.shape[0], tokens.shape[1]), tokens.device)
         marked = global_marks(texts, self.config.global_tokens, global_attention_mask)
         full = self._as_implemented(plain_mask(texts, marked, None))
         windowed = None if window is None else self._as_implemented(plain_mask(texts, marked, window))
         return {"attention_mask": full, "window_mask": windowed}
 
     def _as_implemented(self, mask: torch.Tensor) -> torch.Tensor:
+        """An explicit mask, bool or to be added to the scores, as `attn_implementation` takes it."""
         implementation = self.config._attn_implementation
-        if implementation == "eager":
-            return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, torch.finfo(self.dtype).min)
-        if implementation not in ("sdpa", LINEAR_ATTENTION):
+        if implementation not in ("eager", "sdpa", LINEAR_ATTENTION):
             raise ValueError(
-                f"a window or packed documents need attn_implementation 'longbert', 'sdpa' or 'eager', got "
-                f"{implementation!r}"
+                "a window, packed documents or a mask of 3 or 4 dimensions need attn_implementation 'longbert', "
+                f"'sdpa' or 'eager', got {implementation!r}"
             )
-        return mask
+        if mask.is_floating_point():  # -inf throughout a row would be NaN
+            return mask.to(self.dtype).clamp(min=torch.finfo(self.dtype).min)
+        return additive(mask, self.dtype) if implementation == "eager" else mask
+
+    def _refuse_unread(self, window: Window | None) -> None:
+        """A mask says more than padding or packing; what needs to know the texts cannot be had then."""
+        needs = None
+        if self.pooler is not None and self.config.classifier_pooling == "mean":
+            needs = "classifier_pooling='mean'"
+        if window is not None:
+            needs = f"attention_window={self.config.attention_window}"
+        if needs is not None:
+            raise ValueError(
+                f"{needs} needs to know the texts, and this attention_mask says neither padding nor packed documents "
+                "alone: pass a 2D mask or packed position_ids, or change that setting of the config"
+            )
 
     def _window(self, seq_length: int) -> Window | None:
         """The window, where any text of the batch can be long enough for it; what is exported serves every length."""
@@ -434,33 +559,49 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
                 f"model.resize_position_embeddings({length}) or `longbert extend --max-positions {length}`"
             )
 
+    def _refuse_positions(self, position_ids: torch.Tensor | None, shape: tuple[int, int]) -> None:
+        batch_size, length = shape
+        if position_ids is None:
+            return
+        if position_ids.dim() != 2 or position_ids.shape[0] not in (1, batch_size) or position_ids.shape[1] != length:
+            raise ValueError(
+                f"position_ids has the shape {list(position_ids.shape)}, the input has {batch_size} rows of {length} "
+                f"tokens: pass [{batch_size}, {length}] or [1, {length}]"
+            )
+
     def _place(
         self,
-        attention_mask: torch.Tensor,
+        texts: Texts,
         position_ids: torch.LongTensor | None,
         token_type_ids: torch.LongTensor | None,
+        cached: int = 0,
     ) -> dict[str, torch.LongTensor | None]:
         """Positions that count from the first attended token, so that padding on the left moves nothing.
 
         With `zero_padding_positions`, padding stands at position -1; segments are then given too, as BERT looks absent
         ones up by position.
         """
+        real = texts.real[:, cached:]
         if position_ids is None:
-            first = attention_mask.long().argmax(-1, keepdim=True)
-            position_ids = (self.embeddings.position_ids[:, : attention_mask.shape[1]] - first).clamp(min=0)
+            position_ids = (texts.index - texts.first).clamp(min=0)[:, cached:]
         if self.config.zero_padding_positions:
-            position_ids = position_ids.expand(attention_mask.shape).masked_fill(attention_mask == 0, -1)
+            position_ids = position_ids.expand(real.shape).masked_fill(~real, -1)
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
         return {"position_ids": position_ids, "token_type_ids": token_type_ids}
 
 
-def mean_of_texts(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The mean vector `[batch_size, hidden_size]` of each text's own tokens."""
-    if attention_mask is None or attention_mask.dim() != 2:
-        return hidden_states.mean(dim=1)
-    real = attention_mask[:, :, None].to(hidden_states.dtype)
-    return (hidden_states * real).sum(dim=1) / real.sum(dim=1)
+def mean_of_texts(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """The mean vector `[batch_size, hidden_size]` of each row's own tokens, summed in fp32 or better.
+
+    Args:
+        real: `[batch_size, seq_length]` bool, False at padding; None where there is none.
+    """
+    precise = at_least_fp32(hidden_states[:0]).dtype
+    if real is None:
+        return hidden_states.mean(dim=1, dtype=precise).to(hidden_states.dtype)
+    total = hidden_states.masked_fill(~real[:, :, None], 0).sum(dim=1, dtype=precise)
+    return (total / real.sum(dim=1, keepdim=True)).to(hidden_states.dtype)
 
 
 class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
@@ -500,6 +641,7 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
             **kwargs,
         )
         pair_logits = self.cls.seq_relationship(outputs.pooler_output)
+        labels = self._labels_of_texts(labels, attention_mask)
         losses = []
         if labels is not None:
             predict = self.cls.predictions
@@ -548,7 +690,7 @@ class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
             return_dict=True,
             **kwargs,
         )
-        loss = None
+        loss, labels = None, self._labels_of_texts(labels, attention_mask)
         if labels is not None:
             loss = masked_lm_loss(self.cls, outputs.last_hidden_state, labels, num_items_in_batch)
         result = MaskedLMOutput(
@@ -571,9 +713,69 @@ class LongBertForSequenceClassification(LongBertPreTrainedModel, BertForSequence
 class LongBertForTokenClassification(LongBertPreTrainedModel, BertForTokenClassification):
     """A label for every token."""
 
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
+    ) -> tuple[torch.Tensor, ...] | TokenClassifierOutput:
+        """As `BertForTokenClassification.forward`, but labels at padding are ignored, whatever they are."""
+        return super().forward(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=self._labels_of_texts(labels, attention_mask),
+            **kwargs,
+        )
+
 
 class LongBertForQuestionAnswering(LongBertPreTrainedModel, BertForQuestionAnswering):
     """Start and end of an answer's span."""
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
+    ) -> tuple[torch.Tensor, ...] | QuestionAnsweringModelOutput:
+        """As `BertForQuestionAnswering.forward`, but logits at padding are their dtype's minimum, so that neither a
+        loss nor a reader's softmax or argmax sees them, and the loss is fp32; see `span_loss`."""
+        outputs = super().forward(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        real = self._real_tokens(attention_mask, outputs.start_logits)
+        start_logits, end_logits = (
+            hidden_at_padding(each, real) for each in (outputs.start_logits, outputs.end_logits)
+        )
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start_logits, end_logits, start_positions, end_positions, real)
+        result = QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._returned(result, return_dict)
 
 
 class LongBertForMultipleChoice(LongBertPreTrainedModel, BertForMultipleChoice):

@@ -15,6 +15,7 @@ from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.masking import collate
 from ..data.rows import FRAME
+from ..losses import at_least_fp32, per_item
 from ..modeling_longbert import LongBertForSequenceClassification
 from ..training.pretraining import Source
 from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
@@ -157,14 +158,14 @@ class Classification(Task):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Cross-entropy, its binary form for every label, or the squared error."""
-        logits = outputs.logits.float()
+        logits = at_least_fp32(outputs.logits)
         if self.problem_type == "single_label_classification":
             total = F.cross_entropy(logits, labels, reduction="sum")
         elif self.problem_type == "multi_label_classification":
-            total = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+            total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
         else:
-            total = F.mse_loss(logits[:, 0], labels.float(), reduction="sum")
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+            total = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
+        return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
         """For each example what is predicted and true, and a score for every label."""

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import MultipleChoiceModelOutput
 from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.masking import collate, second_segment
+from ..losses import at_least_fp32, per_item
 from ..modeling_longbert import LongBertForMultipleChoice
 from ..training.pretraining import Source
 from .examples import ExampleArguments, read_examples, refuse_empty
@@ -226,8 +227,8 @@ class MultipleChoice(Task):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Cross-entropy over the choices of an example."""
-        total = F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        total = F.cross_entropy(at_least_fp32(outputs.logits), labels, reduction="sum")
+        return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
         """For each example the number of the choice with the best score, of the right one, and all probabilities."""

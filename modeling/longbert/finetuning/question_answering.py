@@ -22,6 +22,7 @@ from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.documents import resolve_path
 from ..data.masking import collate, second_segment
+from ..losses import at_least_fp32, per_item
 from ..modeling_longbert import LongBertForQuestionAnswering
 from ..training.pretraining import Source
 from .examples import ExampleArguments, read_examples, refuse_empty
@@ -226,12 +227,15 @@ class QuestionAnswering(Task):
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy of start and end, the mean of both; where there is no answer they are [CLS]."""
+        """Cross-entropy of start and end, the mean of both; where there is no answer they are [CLS].
+
+        The model's logits are `hidden_at_padding`, so that a window's loss does not depend on its micro-batch.
+        """
         total = sum(
-            F.cross_entropy(logits.float(), target, reduction="sum")
+            F.cross_entropy(at_least_fp32(logits), target, reduction="sum")
             for logits, target in zip((outputs.start_logits, outputs.end_logits), labels.unbind(-1), strict=True)
         )
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: QuestionEncoder) -> list[dict[str, Any]]:
         """For each example the best span over its windows, the `n_best`, and at which token the evidence begins,

@@ -22,6 +22,7 @@ from ..arguments import described
 from ..data.batches import Encoder, Key
 from ..data.masking import IGNORE_INDEX, collate
 from ..data.rows import FRAME
+from ..losses import at_least_fp32, per_item
 from ..modeling_longbert import LongBertForTokenClassification
 from ..training.pretraining import Source
 from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
@@ -247,9 +248,9 @@ class TokenClassification(Task):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Cross-entropy of the labels of words; `num_items_in_batch` counts these, as Trainer does."""
-        logits = outputs.logits.float().flatten(0, 1)
+        logits = at_least_fp32(outputs.logits).flatten(0, 1)
         total = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
-        return total / ((labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
+        return per_item(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
     def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: WordEncoder) -> list[dict[str, Any]]:
         """For each document the labels of its words, how probable each is, and at which token the words begin, [CLS]
