@@ -76,6 +76,7 @@ RENAMED = {
     "the encoder under DDP": lambda name: re.sub(r"^bert\.", "bert.module.", name),
     "layers compiled": lambda name: re.sub(r"(layer\.\d+)\.", r"\1._orig_mod.", name),
     "layers checkpointed": lambda name: re.sub(r"(layer\.\d+)\.", r"\1._checkpoint_wrapped_module.", name),
+    "the words alone wrapped": lambda name: name.replace("word_embeddings.", "word_embeddings.module."),
     "all wrapped, layers compiled": lambda name: "module." + re.sub(r"(layer\.\d+)\.", r"\1._orig_mod.", name),
     "gamma and beta": lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
         "LayerNorm.bias", "LayerNorm.beta"
@@ -115,19 +116,21 @@ def test_what_a_tool_put_before_the_names_is_taken_off(rename, head, write, chec
     assert_equal(outputs(model.eval(), **batch(N)), outputs(plain.eval(), **batch(N)))
 
 
+def test_a_callers_own_renaming_is_read_first(checkpoint):
+    folder = checkpoint()
+    plain = BertForMaskedLM.from_pretrained(folder)
+    rewrite_weights(folder, lambda weights: {n.replace("word_embeddings", "wte"): w for n, w in weights.items()})
+    model = LongBertForMaskedLM.from_pretrained(folder, **REACH, key_mapping={"wte": "word_embeddings"})
+    assert_equal(outputs(model, **batch(N))["logits"], outputs(plain, **batch(N))["logits"])
+
+
 FAMILY_WEIGHTS = ["Roberta", "Electra", "Ernie", "DistilBert"]
 
 
 @pytest.mark.parametrize("family", FAMILY_WEIGHTS)
 @pytest.mark.parametrize("way", ["state_dict", "module.", "without model_type", "without a config"])
 def test_a_family_is_known_by_its_names_or_its_architectures(way, family, tmp_path):
-    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64} if family == "DistilBert" else {}
-    if family == "Roberta":
-        sizes = {"max_position_embeddings": N + 2, "pad_token_id": 1, "type_vocab_size": 1}
-    sizes |= {"embedding_size": 32} if family == "Electra" else {}
-    source = getattr(transformers, f"{family}ForMaskedLM")(
-        getattr(transformers, f"{family}Config")(**{**TINY, **sizes})
-    ).eval()
+    source = random_of(family, "ForMaskedLM")
     source.save_pretrained(tmp_path)
     inputs = {"input_ids": torch.randint(5, 100, (2, N))}
     config = LongBertConfig.from_pretrained(tmp_path, **REACH)
@@ -144,6 +147,72 @@ def test_a_family_is_known_by_its_names_or_its_architectures(way, family, tmp_pa
         (tmp_path / "config.json").unlink()
         model = LongBertForMaskedLM.from_pretrained(tmp_path, config=config)
     assert_equal(outputs(model.eval(), **inputs)["logits"], outputs(source, **inputs)["logits"])
+
+
+def sizes_of(family: str) -> dict:
+    """A tiny model's settings in a family's own words."""
+    own = {
+        "Roberta": {"max_position_embeddings": N + 2, "pad_token_id": 1, "type_vocab_size": 1},
+        "Electra": {"embedding_size": 32},
+        "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    }
+    return {**TINY, **own.get(family, {})}
+
+
+def random_of(family: str, head: str, **settings):
+    """A tiny model of transformers' own class, every parameter random."""
+    config = getattr(transformers, f"{family}Config")(**sizes_of(family), **settings)
+    model = getattr(transformers, family + head)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", ["Bert", *FAMILY_WEIGHTS])
+def test_a_decoder_that_is_not_the_word_vectors_keeps_its_bias(family, tmp_path):
+    source = random_of(family, "ForMaskedLM", tie_word_embeddings=False)
+    source.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.randint(5, 100, (2, N))}
+    model = LongBertForMaskedLM.from_pretrained(tmp_path, **REACH)
+    assert_equal(outputs(model, **inputs)["logits"], outputs(source, **inputs)["logits"])
+
+
+@pytest.mark.parametrize("family", FAMILY_WEIGHTS)
+def test_a_config_of_the_familys_own_class_is_read_as_the_sources(family, tmp_path):
+    source = random_of(family, "ForMaskedLM")
+    source.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.randint(5, 100, (2, N))}
+    model = LongBertForMaskedLM.from_pretrained(tmp_path, config=source.config)
+    assert_equal(outputs(model, **inputs)["logits"], outputs(source, **inputs)["logits"])
+
+
+@pytest.mark.parametrize("said", [{}, {"model_type": "bert", "architectures": ["BertModel"]}], ids=["nothing", "bert"])
+def test_a_nameless_roberta_is_not_taken_for_a_bert(said, tmp_path):
+    random_of("Roberta", "Model").save_pretrained(tmp_path)
+    rewrite_config(tmp_path, **{"model_type": None, "architectures": None} | said)
+    with pytest.raises(ValueError, match="are a RoBERTa's, and the config is read as a BERT's: set model_type"):
+        load_long(str(tmp_path), **REACH)
+
+
+def test_a_state_dict_that_may_be_a_robertas_is_refused(tmp_path):
+    source = random_of("Roberta", "Model")
+    source.save_pretrained(tmp_path)
+    config = LongBertConfig.from_pretrained(tmp_path, max_position_embeddings=N + 2)
+    with pytest.raises(ValueError, match="weights without a config do not say which: load them from their folder"):
+        LongBertModel.from_pretrained(None, config=config, state_dict=source.state_dict())
+
+
+def test_a_tokenizer_gives_no_segments_that_the_model_has_none_of(tmp_path, capsys):
+    random_of("DistilBert", "ForQuestionAnswering").save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "vocab.txt").write_text("\n".join(WORDS), "utf-8")
+    (tmp_path / "source" / "tokenizer_config.json").write_text('{"do_lower_case": true}', "utf-8")
+    longbert.extend(tmp_path / "source", tmp_path / "long", max_positions=LONG)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "long")
+    pair = tokenizer("w1 w2", "w3 w4", return_tensors="pt")
+    assert "token_type_ids" not in pair
+    longbert.LongBertForQuestionAnswering.from_pretrained(tmp_path / "long")(**pair)
+    assert main(["inspect", str(tmp_path / "long")]) == 0
 
 
 # A head that the config does not name
@@ -178,6 +247,12 @@ def test_what_is_new_and_what_is_unused_is_named(checkpoint, tmp_path, logged):
     longbert.extend(str(folder), tmp_path / "out", max_positions=LONG)
     assert "new, untrained: classifier.bias, classifier.weight" in logged
     assert "unused, left out: cls.predictions.bias" in logged
+
+
+def test_what_fsdp_puts_before_a_class_is_taken_off(checkpoint):
+    folder = checkpoint("ForSequenceClassification")
+    rewrite_config(folder, architectures=["FSDPBertForSequenceClassification"])
+    assert type(load_long(str(folder), **REACH).model) is LongBertForSequenceClassification
 
 
 @pytest.mark.parametrize("head", ["ForPreTraining", "ForSequenceClassification"])
@@ -258,6 +333,32 @@ def a_training_frameworks(folder: Path) -> None:
     torch.save({"state_dict": {"bert.x": torch.zeros(1)}, "epoch": 3}, folder / "pytorch_model.bin")
 
 
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def an_empty_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def a_config_that_is_a_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+def relative_weights(folder: Path) -> None:
+    stray = {"bert.encoder.layer.0.attention.self.distance_embedding.weight": torch.zeros(3, 16)}
+    rewrite_weights(folder, lambda weights: weights | stray)
+
+
+def modules_outside(folder: Path) -> None:
+    modules = [{"idx": 0, "path": "", "type": "x.Transformer"}, {"idx": 1, "path": "../loot", "type": "x.Dense"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def modules_of_another_kind(folder: Path) -> None:
+    (folder / "modules.json").write_text('[{"idx": 0}]')
+
+
 def another_architecture(folder: Path) -> None:
     rewrite_config(folder, model_type="albert")
 
@@ -285,8 +386,8 @@ REFUSED = {
     without_model_type: "set model_type in config.json",
     relative: "position_embedding_type='relative_key_query' adds what longbert's BERT does not have",
     other_prefix: "no weight is called *embeddings.word_embeddings.weight",
-    a_layer_short: "weights of the encoder did not arrive (bert.encoder.layer.1.output",
-    config_of_more_layers: "weights of the encoder did not arrive (bert.encoder.layer.2",
+    a_layer_short: "did not arrive (bert.encoder.layer.1.output",
+    config_of_more_layers: "did not arrive (bert.encoder.layer.2",
     config_of_more_positions: "stores position vectors of shape (16, 32), the config expects",
     config_of_more_words: "does not fit",
     no_table: "its positions cannot be extended",
@@ -300,6 +401,12 @@ REFUSED = {
     another_architecture: "got 'albert', whose encoder is not BERT's",
     old_sentence_layout: "whose transformer lies in 0_BERT",
     a_router: "whose first module is a Router",
+    no_config: "has no config.json",
+    an_empty_config: "has no config.json",
+    a_config_that_is_a_list: "config.json is not a mapping",
+    relative_weights: "are relative positions",
+    modules_outside: "names ../loot, which is outside of the folder",
+    modules_of_another_kind: "lists a module without path or type",
     no_weights: "has no weights: there is no model.safetensors",
     broken_weights: "it is damaged or cut off, so fetch it again",
 }
@@ -326,6 +433,8 @@ def test_a_source_of_one_or_two_rows_is_an_error_of_one_line(rows, checkpoint, t
     folder = checkpoint(max_position_embeddings=rows)
     assert main(["extend", str(folder), str(tmp_path / "out"), "--max-positions", "8"]) == 2
     assert f"needs a source of at least 3 positions, got {rows}: use 'tile'" in capsys.readouterr().err
+    tiled = ["--max-positions", "8", "--position-init", "tile"]
+    assert main(["extend", str(folder), str(tmp_path / "out"), *tiled]) == 0  # as it advises
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])

@@ -1,12 +1,13 @@
 """A long encoder inside other models, and classes built on ours: what is saved is what is loaded, and a plain BERT is
 transplanted into each."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import LONG, TINY, TYPES, N, assert_equal, batch, bert_class, every_type, extended, outputs, table
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModel,
@@ -14,6 +15,9 @@ from transformers import (
     BertModel,
     EncoderDecoderModel,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+    RobertaPreTrainedModel,
     Trainer,
     TrainingArguments,
     VisionTextDualEncoderModel,
@@ -83,6 +87,52 @@ class Twice(LongBertPreTrainedModel):
         self.bert_of_queries = LongBertModel(config)
         self.bert_of_documents = LongBertModel(config)
         self.post_init()
+
+
+class WithArguments(LongBertPreTrainedModel):
+    """A constructor that takes something of its own."""
+
+    def __init__(self, config, labels, scale=1.0):
+        super().__init__(config)
+        self.encoder = LongBertModel(config)
+        self.score = nn.Linear(config.hidden_size, labels)
+        self.scale = scale
+        self.post_init()
+
+
+class WithAdapters(LongBertForMaskedLM):
+    """Something new inside the encoder."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.bert.encoder.layer:
+            layer.adapter = nn.Linear(config.hidden_size, config.hidden_size)
+        self.bert.embeddings.turn_embeddings = nn.Embedding(3, config.hidden_size)
+        self.post_init()
+
+
+class OwnConfig(LongBertConfig):
+    """A config of a user's, with a name of its own."""
+
+    model_type = "of-a-user"
+    colour: str = "red"
+
+
+class WithOwnConfig(LongBertForMaskedLM):
+    """A class that is built from it."""
+
+    config_class = OwnConfig
+
+
+def named(attribute: str) -> type:
+    """A class whose encoder has a name that means something elsewhere."""
+
+    def init(self, config):
+        LongBertPreTrainedModel.__init__(self, config)
+        setattr(self, attribute, LongBertModel(config))
+        self.post_init()
+
+    return type(f"Named_{attribute}", (LongBertPreTrainedModel,), {"__init__": init})
 
 
 class Foreign(PreTrainedModel):
@@ -168,10 +218,98 @@ def test_a_trainers_checkpoint_is_what_was_trained(model_class, bert, tmp_path):
     assert_equal(model_class.from_pretrained(tmp_path / "checkpoint").state_dict(), model.state_dict())
 
 
+ATTRIBUTES = ["roberta", "electra", "distilbert", "encoder", "embeddings", "pooler", "module", "model"]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+def test_an_encoder_may_have_any_name(head, attribute, bert, tmp_path):
+    model_class = named(attribute)
+    folder = bert(head)
+    model = model_class.from_pretrained(folder, **TYPES["learned-extended"])
+    expected = extended(folder, "Model", TYPES["learned-extended"], add_pooling_layer=False)
+    inputs = batch(LONG)
+    said = outputs(getattr(model, attribute).eval(), **inputs)["last_hidden_state"]
+    assert_equal(said, outputs(expected, **inputs)["last_hidden_state"])
+    randomised(model).save_pretrained(tmp_path)
+    assert_equal(model_class.from_pretrained(tmp_path).state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("arguments", [((3,), {}), ((), {"labels": 3}), ((), {"labels": 3, "scale": 2.0})], ids=str)
+def test_a_constructor_may_take_arguments(arguments, bert):
+    positional, by_name = arguments
+    config = encoder_config(bert, TYPES["hierarchical"])
+    model = WithArguments.from_pretrained(bert(), *positional, config=config, **by_name)
+    assert (model.score.out_features, model.scale) == (3, by_name.get("scale", 1.0))
+    assert_equal(model.encoder.position_table(N), extended(bert(), "Model", {}).position_table())
+
+
+def test_what_a_class_adds_inside_its_encoder_is_new(bert):
+    model, info = WithAdapters.from_pretrained(bert(), **TYPES["learned-extended"], output_loading_info=True)
+    news = {key for key in info["missing_keys"] if "adapter" in key or "turn" in key}
+    assert len(news) == 5 and news == set(info["missing_keys"])
+    assert_equal(model.position_table(N), extended(bert(), "Model", {}).position_table())
+
+
+def test_a_config_of_a_users_own_is_read_saved_and_read_again(bert, tmp_path):
+    model = WithOwnConfig.from_pretrained(bert("ForMaskedLM"), max_position_embeddings=LONG)
+    assert (type(model.config), model.config.attention_window) == (OwnConfig, N)
+    model.save_pretrained(tmp_path)
+    again = WithOwnConfig.from_pretrained(tmp_path, max_position_embeddings=2 * LONG)
+    assert (again.config.model_type, again.config.pretrained_positions) == ("of-a-user", N)
+    assert_equal(again.position_table(LONG), model.position_table())
+
+
+class Unlike(LongBertPreTrainedModel):
+    """Two encoders of different depth, the shallow one first."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        shallow = copy.deepcopy(config)
+        shallow.num_hidden_layers = 1
+        self.shallow, self.deep = LongBertModel(shallow), LongBertModel(config)
+        self.post_init()
+
+
+def test_one_source_for_encoders_of_different_sizes_is_refused(bert):
+    with pytest.raises(ValueError, match="is of another size: load each from a source of its own"):
+        Unlike.from_pretrained(bert(), config=encoder_config(bert, TYPES["hierarchical"]))
+
+
+def test_one_weight_that_is_missing_replaces_no_encoder(bert, tmp_path):
+    randomised(Twice(encoder_config(bert, TYPES["hierarchical"]))).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["bert_of_documents.embeddings.word_embeddings.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="weights 1 did not arrive .bert_of_documents.embeddings.word"):
+        Twice.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_two_encoders_of_another_family_are_transplanted_each(prefix, bert, tmp_path):
+    class TwoRobertas(RobertaPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert_of_queries, self.bert_of_documents = RobertaModel(config), RobertaModel(config)
+            self.post_init()
+
+    sizes = TINY | {"max_position_embeddings": N + 2, "type_vocab_size": 1, "pad_token_id": 1}
+    source = randomised(TwoRobertas(RobertaConfig(**sizes)))
+    source.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({prefix + name: weight for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    model = Twice.from_pretrained(tmp_path, max_position_embeddings=LONG)
+    inputs = {"input_ids": batch(N)["input_ids"].clamp(min=2)}
+    for name in ("bert_of_queries", "bert_of_documents"):
+        ours, theirs = (outputs(getattr(each, name).eval(), **inputs) for each in (model, source))
+        assert_equal(ours["last_hidden_state"], theirs["last_hidden_state"])
+
+
 def test_an_encoder_that_did_not_arrive_is_an_error(bert, tmp_path):
     model = randomised(Twice(encoder_config(bert, TYPES["hierarchical"])))
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="weights of the encoder did not arrive .*bert_of_documents.* fit nowhere"):
+    with pytest.raises(ValueError, match="did not arrive .*bert_of_documents.* fit nowhere"):
         LongBertModel.from_pretrained(tmp_path)
 
 

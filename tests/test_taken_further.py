@@ -215,6 +215,13 @@ def test_taken_further_in_steps_is_taken_at_once(settings, bert, tmp_path):
     assert_equal(in_steps.position_table(), at_once.position_table())
 
 
+def test_an_init_that_would_replace_hierarchical_vectors_is_refused(taken):
+    folder, _ = taken(MODELS["hierarchical-full"])
+    for position_init in ("tile", "random"):
+        with pytest.raises(ValueError, match="would replace the vectors that the model has for positions 16 and up"):
+            LongBertConfig.from_pretrained(folder, position_type="learned-extended", position_init=position_init)
+
+
 def test_a_model_may_be_made_shorter_again(taken):
     folder, said = taken(MODELS["learned-extended-tile-recipe"])
     model = LongBertForMaskedLM.from_pretrained(folder, max_position_embeddings=N + 2)
@@ -228,6 +235,8 @@ def test_rows_that_interpolation_would_move_are_not_moved_twice(bert, tmp_path):
     model = LongBertForMaskedLM.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="would move all 40 rows that the model has: extend its source anew"):
         model.resize_position_embeddings(FURTHER)
+    with pytest.raises(ValueError, match="would move all 40 rows that the model has: extend its source anew"):
+        LongBertForMaskedLM.from_pretrained(tmp_path, max_position_embeddings=FURTHER)
     named = LongBertForMaskedLM.from_pretrained(tmp_path, max_position_embeddings=FURTHER, position_init="tile")
     assert_equal(named.position_table(LONG), model.position_table(LONG))
 

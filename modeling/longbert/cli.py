@@ -50,7 +50,8 @@ def run_extend(arguments: argparse.Namespace) -> int:
     model = extend(arguments.source, arguments.out, **settings)
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
     recipe = arguments.recipe or default_recipe(find_source(arguments.source))
-    if recipe and not settings.keys() & {"position_type", "position_init", "hierarchical_alpha", "attention_window"}:
+    overridden = settings.keys() & {"position_type", "position_init", "hierarchical_alpha", "attention_window"}
+    if recipe and not overridden and not model.config.is_decoder:
         print(f"expect: {RECIPES[recipe].expect}")
     return 0
 

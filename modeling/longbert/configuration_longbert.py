@@ -125,7 +125,9 @@ class LongBertConfig(BertConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        adopted = _adopt(config_dict)
+        if not config_dict:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json: a folder of a model needs one")
+        adopted = _adopt(cls, config_dict)
         if adopted is not config_dict and not exists(pretrained_model_name_or_path):
             adopted["extended_from"] = str(pretrained_model_name_or_path)
         return adopted, kwargs
@@ -138,9 +140,13 @@ class LongBertConfig(BertConfig):
         length that it reached. One that is taken past its source for the first time is given a window, where its rows
         repeat (`default_window`).
         """
-        config_dict = _without_misspelt(_adopt(config_dict))
+        family_names = {} if _is_long(cls, config_dict) else family_of(config_dict).settings_names
+        config_dict = _without_misspelt(_adopt(cls, config_dict))
         names = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
+        kwargs = {family_names.get(name, name): value for name, value in kwargs.items()}
         overrides = {name: kwargs.pop(name) for name in sorted(names & set(kwargs))}
+        if overrides.get("pretrained_positions") == 0:
+            raise ValueError("pretrained_positions must be at least 1, got 0: left out, the source's own is kept")
         _refuse_misspelt(kwargs)
         source = cls(**config_dict)
         carried = _positions_carried_over(source, overrides) | _window_of_extended(source, overrides)
@@ -176,22 +182,28 @@ def _without_misspelt(config_dict: dict) -> dict:
     return {name: value for name, value in config_dict.items() if name not in ignored}
 
 
-def _adopt(config_dict: dict) -> dict:
+def _is_long(cls: type[LongBertConfig], config_dict: dict) -> bool:
+    """Whether a config is a longbert model's, or of the class of a user's that reads it."""
+    return config_dict.get("model_type") in (LongBertConfig.model_type, cls.model_type)
+
+
+def _adopt(cls: type[LongBertConfig], config_dict: dict) -> dict:
     """A BERT's config, whatever its family calls it, as a longbert's: same numbers, and the positions of its table as
     `pretrained_positions`.
 
     Raises:
         ValueError: the config is of another architecture.
     """
-    family = family_of(config_dict)
-    if config_dict.get("model_type") == LongBertConfig.model_type:
+    if _is_long(cls, config_dict):
+        family_of(config_dict | {"model_type": LongBertConfig.model_type})
         return config_dict
+    family = family_of(config_dict)
     adopted = family.as_bert(config_dict)
     rows = adopted.get("max_position_embeddings", BertConfig.max_position_embeddings)
     positions = rows - family.reserved_rows(config_dict)
     return {
         **adopted,
-        "model_type": LongBertConfig.model_type,
+        "model_type": cls.model_type,
         "max_position_embeddings": positions,
         "pretrained_positions": positions,
     }
@@ -223,6 +235,12 @@ def _positions_carried_over(source: LongBertConfig, overrides: dict) -> dict:
         return {}
     if wanted == "hierarchical" and rows > source.pretrained_positions:
         return {"hierarchical_rows": rows}
-    if source.position_type == "hierarchical":
+    if source.position_type == "hierarchical" and wanted == REPEATING:
+        asked = overrides.get("position_init", "hierarchical")
+        if asked != "hierarchical" and source.max_position_embeddings > rows:
+            raise ValueError(
+                f"position_init={asked!r} would replace the vectors that the model has for positions {rows} and up, "
+                "which hierarchical positions made: leave it out to keep them, or extend the model's source anew"
+            )
         return {"position_init": "hierarchical"}
     return {}

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .cards import write_card
 from .configuration_longbert import LongBertConfig, default_window
 from .modeling_longbert import LongBertPreTrainedModel
 from .saving import refuse_occupied, written_aside
-from .source import copy_sentence_modules, find_source, load_long, load_tokenizer
+from .source import copy_sentence_modules, find_source, load_long, load_tokenizer, stated_config
 
 
 logger = logging.get_logger(__name__)
@@ -94,6 +93,8 @@ def extend(
         ValueError: the source cannot be extended so; nothing is written.
     """
     refuse_occupied(out)
+    if "max_position_embeddings" in config_overrides:
+        raise ValueError("max_positions and max_position_embeddings are one: name max_positions alone")
     path = find_source(source)
     settings = extension_settings(path, recipe, config_overrides)
     arrived = load_long(source, encoder_only, max_position_embeddings=max_positions, **settings)
@@ -126,8 +127,7 @@ def extension_settings(path: str, recipe: str | None, given: dict[str, Any]) -> 
 
 def default_recipe(path: str) -> str | None:
     """`untrained` for a plain BERT; none for a longbert model, which keeps what it has."""
-    stated, _ = PreTrainedConfig.get_config_dict(path)
-    return None if stated.get("model_type") == LongBertConfig.model_type else DEFAULT_RECIPE
+    return None if stated_config(path).get("model_type") == LongBertConfig.model_type else DEFAULT_RECIPE
 
 
 def _drop_code(folder: Path) -> None:

@@ -49,10 +49,17 @@ class Family:
     mlm_activation: str | None = None
     own_heads: dict[str, str] = field(default_factory=dict)
 
-    def key_mapping(self) -> dict[str, str]:
-        """All renamings, in the order in which they are applied."""
+    def key_mapping(self, tied: bool = True) -> dict[str, str]:
+        """All renamings, in the order in which they are applied.
+
+        Args:
+            tied: whether the MLM head's decoder is the word vectors; BERT's reads its bias elsewhere where it is not.
+        """
         mapping = {rf"^{self.key_prefix}\.": "bert."} if self.key_prefix != "bert" else {}
         mapping |= self.renamings
+        if not tied:
+            own = "cls.predictions.decoder.bias"
+            mapping = {old: own if new == "cls.predictions.bias" else new for old, new in mapping.items()}
         if self.positions != POSITIONS:
             mapping[r"embeddings\.position_embeddings\.weight$"] = self.positions
         return mapping
@@ -65,7 +72,8 @@ class Family:
 
     def reserved_rows(self, config_dict: dict[str, Any]) -> int:
         """How many rows of its table come before position 0."""
-        return config_dict.get("pad_token_id", 1) + 1 if self.reserves_rows else 0
+        padding = config_dict.get("pad_token_id")
+        return (1 if padding is None else padding) + 1 if self.reserves_rows else 0
 
     def as_bert(self, config_dict: dict[str, Any]) -> dict[str, Any]:
         """Its config in BERT's words."""
@@ -87,6 +95,7 @@ def _fairseq(class_prefix: str, key_prefix: str = "roberta") -> Family:
         },
         positions=RESERVED_POSITIONS,
         reserves_rows=True,
+        settings={"pad_token_id": 1},
         mlm_activation="gelu",
         own_heads={f"{class_prefix}ForCausalLM": ""},
     )
@@ -187,7 +196,9 @@ def family_of(config_dict: dict[str, Any]) -> Family:
     Raises:
         ValueError: an architecture that is not BERT under another name, or one whose settings make it another.
     """
-    model_type = config_dict.get("model_type") or _type_of(config_dict.get("architectures") or [])
+    model_type = config_dict.get("model_type") or _type_of(architectures_in(config_dict))
+    if model_type == "bert":
+        _refuse_fairseq(config_dict)
     if model_type not in FAMILIES:
         raise ValueError(
             f"longbert extends checkpoints of model_type {', '.join(FAMILIES)}, got {model_type!r}, whose encoder is "
@@ -196,6 +207,24 @@ def family_of(config_dict: dict[str, Any]) -> Family:
     family = FAMILIES[model_type]
     _refuse_settings(family, model_type, config_dict)
     return family
+
+
+def architectures_in(config_dict: dict[str, Any]) -> list[str]:
+    """The classes that a config says the checkpoint was saved from, without what FSDP puts before their names."""
+    stated = config_dict.get("architectures") or []
+    return [name.removeprefix("FSDP") for name in ([stated] if isinstance(stated, str) else stated)]
+
+
+def _refuse_fairseq(config_dict: dict[str, Any]) -> None:
+    """Raise `ValueError` for a RoBERTa that says it is a BERT or does not say what it is: their names are alike."""
+    rows = config_dict.get("max_position_embeddings", 512)
+    reserved = rows > 2 and (rows - 2) & (rows - 3) == 0  # 514 and the like: a power of 2, and the reserved rows
+    like_roberta = config_dict.get("pad_token_id") == 1 and config_dict.get("type_vocab_size") == 1
+    if like_roberta and (reserved or not config_dict.get("model_type")):
+        raise ValueError(
+            f"pad_token_id=1, type_vocab_size=1 and max_position_embeddings={rows} are a RoBERTa's, and the config is "
+            "read as a BERT's: set model_type in config.json to what the checkpoint is, such as roberta or xlm-roberta"
+        )
 
 
 def _type_of(architectures: list[str]) -> str:

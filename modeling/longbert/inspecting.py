@@ -28,8 +28,10 @@ def describe(model: LongBertPreTrainedModel) -> list[str]:
         )
     elif config.position_type == "sinusoidal":
         lines.append(f"no rows: sinusoids of base {config.sinusoidal_base}, scale {weight.item():.4g}")
-    else:
+    elif config.position_type in ("learned", "learned-extended"):
         lines.append(f"rows 0-{reach - 1}: stored")
+    else:
+        lines.append(f"positions 0-{reach - 1}: of a registered type")
     window, tokens = config.attention_window, config.global_tokens
     lines.append(
         f"attention: a window of {window} tokens, {tokens} global, in texts of more than {n}"
@@ -62,6 +64,8 @@ def disagreements(arrived: Arrived, tokenizer: PreTrainedTokenizerBase) -> list[
         found.append(f"tokenizer.model_max_length is {tokenizer.model_max_length}, the model reaches {reach}")
     if words > config.vocab_size or is_too_small(tokenizer, config):
         found.append(f"the tokenizer has {words} tokens, the model {config.vocab_size}")
+    if config.type_vocab_size == 1 and "token_type_ids" in tokenizer.model_input_names:
+        found.append("the tokenizer gives token_type_ids for two segments, the model has one")
     if not model.position_table().isfinite().all():
         found.append("the position table holds values that are not finite")
     if (first := first_source_length(embeddings.position_embeddings)) is not None:

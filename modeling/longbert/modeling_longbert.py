@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
@@ -19,6 +18,7 @@ from transformers import (
     BertForTokenClassification,
     BertModel,
     BertPreTrainedModel,
+    PreTrainedConfig,
 )
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
@@ -145,11 +145,11 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
             ValueError: the source is another architecture, its position table does not fit `config`, or its encoder
                 did not arrive whole.
         """
-        if isinstance(config, BertConfig) and not hasattr(config, "position_type"):
+        if isinstance(config, PreTrainedConfig) and not hasattr(config, "position_type"):
             config = cls.config_class.from_dict(config.to_dict())
-        loading = Loading.of(cls, pretrained_model_name_or_path, config, kwargs)
+        loading = Loading.of(cls, pretrained_model_name_or_path, config, args, kwargs)
         if loading is not None:
-            kwargs["key_mapping"] = {**loading.key_mapping(), **(kwargs.get("key_mapping") or {})} or None
+            kwargs["key_mapping"] = loading.key_mapping() or None
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
@@ -159,7 +159,8 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
                 raise
             raise DoesNotFitError(
                 f"{pretrained_model_name_or_path or 'the state_dict'} does not fit this {cls.__name__}: the report "
-                "above names each weight. Build its config with LongBertConfig.from_pretrained(source, ...)"
+                "above names each weight. Build its config with LongBertConfig.from_pretrained(source, ...), or pass "
+                "ignore_mismatched_sizes=True for a head that is to be new"
             ) from error
         if loading is not None:
             loading.complete(model, info)

@@ -120,11 +120,7 @@ def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
     if rows < config.pretrained_positions:
         raise ValueError(f"the table has {rows} rows, fewer than pretrained_positions={config.pretrained_positions}")
     refuse_init(config)
-    if not POSITION_INITS[name].keeps_rows and rows != config.pretrained_positions:
-        raise ValueError(
-            f"position_init={name!r} would move all {rows} rows that the model has: extend its source anew, or name a "
-            f"position_init that keeps them, such as 'tile-skip-special'"
-        )
+    refuse_moving(config, rows, length)
     n = HierarchicalPositionEmbedding.stored_rows(config)
     if name == "hierarchical" and length > n * n:
         raise ValueError(f"position_init='hierarchical' reaches {n}² = {n * n} positions, got {length}")
@@ -134,6 +130,16 @@ def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
             f"until they are trained; the others of {sorted(POSITION_INITS)} start from what the source knew"
         )
     return POSITION_INITS[name].fill(table, length, config)
+
+
+def refuse_moving(config: Any, rows: int, length: int) -> None:
+    """Raise `ValueError` where filling a table of `rows` rows up to `length` would move those that a model has."""
+    name = config.position_init
+    if length > rows and rows != config.pretrained_positions and not POSITION_INITS[name].keeps_rows:
+        raise ValueError(
+            f"position_init={name!r} would move all {rows} rows that the model has: extend its source anew, or name a "
+            f"position_init that keeps them, such as 'tile-skip-special'"
+        )
 
 
 def refuse_init(config: Any) -> None:

@@ -22,7 +22,7 @@ def refuse_occupied(folder: str | Path) -> None:
 @contextlib.contextmanager
 def written_aside(folder: str | Path) -> Iterator[Path]:
     """A folder to write into that becomes `folder` once all is written; what fails on the way leaves nothing."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # what a link leads to, and the name of "."
     aside = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -14,7 +14,7 @@ from transformers.utils import cached_file, find_adapter_config_file, logging
 from . import modeling_longbert
 from .configuration_longbert import LongBertConfig
 from .data.documents import resolve_path
-from .families import Family, family_of
+from .families import Family, architectures_in, family_of
 from .modeling_longbert import LongBertPreTrainedModel
 from .source_weights import SourceWeights, read_shapes, some
 
@@ -38,6 +38,21 @@ def find_source(source: str | Path) -> str:
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
         raise FileNotFoundError(f"no such folder: {path}")
     return path
+
+
+def stated_config(path: str) -> dict[str, Any]:
+    """What a checkpoint's config.json says.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is not a config.
+    """
+    stated, _ = PreTrainedConfig.get_config_dict(path)
+    if not isinstance(stated, dict):
+        raise ValueError(f"{path}: config.json is not a mapping of settings to values")
+    if not stated:
+        raise OSError(f"{path} has no config.json: a folder of a model needs one")
+    return stated
 
 
 @dataclass(frozen=True)
@@ -72,12 +87,12 @@ def load_long(source: str | Path, encoder_only: bool = False, **config_overrides
     """
     path = find_source(source)
     refuse_what_is_no_model(path)
-    stated, _ = PreTrainedConfig.get_config_dict(path)
+    stated = stated_config(path)
     shapes = read_shapes(path)
     if not shapes:
         raise OSError(f"{source} has no weights: there is no model.safetensors or pytorch_model.bin, nor parts of one")
     weights = SourceWeights.of(shapes, stated)
-    if weights is None:
+    if len(weights.prefixes) > 1:
         raise ValueError(f"{source} holds several encoders: save the one to be extended in a folder of its own")
     names = weights.bert_names()
     name = "LongBertModel" if encoder_only else head_of(source, weights.family, stated, names)
@@ -97,7 +112,12 @@ def refuse_what_is_no_model(path: str) -> None:
             f"{path} is an adapter, not a model: merge it into its base first, "
             "AutoPeftModel.from_pretrained(adapter).merge_and_unload().save_pretrained(folder), and extend that folder"
         )
-    modules = _read_modules(path)
+    modules = _read_modules(path) or []
+    for module in modules:
+        if not isinstance(module, dict) or not {"path", "type"} <= module.keys():
+            raise ValueError(f"{path}: {MODULES} lists a module without path or type: save it anew, in its library")
+        if not Path(path, module["path"]).resolve().is_relative_to(Path(path).resolve()):
+            raise ValueError(f"{path}: {MODULES} names {module['path']}, which is outside of the folder")
     if modules and modules[0]["path"]:
         raise ValueError(
             f"{path} is a SentenceTransformer of an old layout, whose transformer lies in {modules[0]['path']}: save "
@@ -119,7 +139,7 @@ def head_of(source: str | Path, family: Family, stated: dict[str, Any], names: d
     Raises:
         ValueError: BERT has no such head.
     """
-    architectures = stated.get("architectures") or []
+    architectures = architectures_in(stated)
     known = [family.long_class(architecture) for architecture in architectures]
     for name in known:
         if name is not None and hasattr(modeling_longbert, name):
@@ -165,10 +185,9 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
     """
     # BERTs older than `model_type` are not known by their folder; other families are, and have tokenizers of their own
     try:
-        stated, _ = PreTrainedConfig.get_config_dict(source)
+        of_bert = family_of(stated_config(source)).key_prefix == "bert"
     except OSError:  # a tokenizer's folder
-        stated = {}
-    of_bert = family_of(stated).key_prefix == "bert"
+        of_bert = True
     tokenizer = AutoTokenizer.from_pretrained(source, config=config if of_bert else None)
     if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens}:
         raise ValueError(
@@ -185,8 +204,16 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
             f"the tokenizer of {source} has {len(tokenizer)} tokens, the model vectors for {config.vocab_size}: is it "
             "the one that the model was trained with?"
         )
+    if config.type_vocab_size == 1:
+        _leave_out_segments(tokenizer)
     tokenizer.model_max_length = config.max_position_embeddings
     return tokenizer
+
+
+def _leave_out_segments(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A model of one segment has no vector for the second, which BERT's tokenizers give the second text of a pair."""
+    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # what it does, and what it saves
 
 
 def is_too_small(tokenizer: PreTrainedTokenizerBase, config: LongBertConfig) -> bool:

@@ -24,6 +24,7 @@ from .families import FAMILIES, POSITIONS, Family, family_of, family_of_encoder
 
 
 WORDS = "embeddings.word_embeddings.weight"
+RELATIVE_POSITIONS = "distance_embedding."
 # what DDP, torch.compile, FSDP and checkpointed layers put into the names of what they wrap
 WRAPPERS = r"(?:(?<=\.)|^)(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
 # of `from_pretrained`'s arguments, those that say where the files are
@@ -34,82 +35,112 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class SourceWeights:
-    """The weights of a source whose encoder is BERT's under some name.
+    """The weights of a source whose encoders are BERT's under some name.
 
     Args:
         shapes: of every weight, under the name that it has.
+        mapping: what was done to the names before they were read: wrappers' names off, and a caller's `key_mapping`.
         family: whose names they are.
-        prefix: what stands before the encoder's weights, such as `bert.`, `module.roberta.` or nothing.
+        prefixes: what stands before each encoder's weights, such as `bert.`, `model.roberta.` or nothing.
     """
 
     shapes: Shapes
+    mapping: dict[str, str]
     family: Family
-    prefix: str
+    prefixes: tuple[str, ...]
 
     @classmethod
-    def of(cls, shapes: Shapes, config_dict: dict[str, Any] | None) -> "SourceWeights | None":
-        """What a checkpoint's weights are; None where there are several encoders, which only the class that saved them
-        can tell apart.
+    def of(
+        cls, shapes: Shapes, config_dict: dict[str, Any] | None, key_mapping: dict[str, str] | None = None
+    ) -> "SourceWeights":
+        """What a checkpoint's weights are.
 
         Args:
             config_dict: the config beside them; None where there is none, and names alone tell the family.
+            key_mapping: a caller's own renamings, as `from_pretrained` takes them.
 
         Raises:
             ValueError: there is no encoder of BERT's kind, or its name is another family's than the config's.
         """
-        prefixes = sorted({name.removesuffix(WORDS) for name in shapes if name.endswith(WORDS)})
-        if len(prefixes) > 1:
-            return None
+        mapping = dict(key_mapping or {})
+        if any(re.search(WRAPPERS, name) for name in shapes):
+            # twice, under two names for the same: each renaming is applied once, and a layer in a wrapped model may be
+            # wrapped itself
+            mapping |= {WRAPPERS: "", f"(?:{WRAPPERS})": ""}
+        shapes = renamed(shapes, mapping)
+        prefixes = tuple(sorted({name.removesuffix(WORDS) for name in shapes if name.endswith(WORDS)}))
         if not prefixes:
             raise ValueError(
                 f"no weight is called *{WORDS}, so there is no encoder of BERT's kind among the {len(shapes)} there "
                 f"are ({some(shapes)}): name a whole checkpoint of {', '.join(FAMILIES)}"
             )
-        encoder = re.sub(WRAPPERS, "", prefixes[0]).rstrip(".").rpartition(".")[2]
-        named = family_of_encoder(encoder)
-        family = named or FAMILIES["bert"] if config_dict is None else family_of(config_dict)
-        if named is not None and named.key_prefix != family.key_prefix:
-            raise ValueError(
-                f"the weights are {named.class_prefix}'s ({encoder}.*), and the config is read as "
-                f"{family.class_prefix}'s: set model_type in config.json to what the checkpoint is"
-            )
-        return cls(shapes, family, prefixes[0])
+        if any(RELATIVE_POSITIONS in name for name in shapes):
+            raise ValueError(f"weights called *{RELATIVE_POSITIONS}* are relative positions, which BERT here has not")
+        return cls(shapes, mapping, _family(prefixes, config_dict), prefixes)
 
     @property
     def outer_prefix(self) -> str:
         """What stands before the names that the family gives, in all weights: a wrapper's name for what it wraps."""
-        return self.prefix.removesuffix(f"{self.family.key_prefix}.")
+        return self.prefixes[0].removesuffix(f"{self.family.key_prefix}.") if len(self.prefixes) == 1 else ""
 
-    def key_mapping(self) -> dict[str, str]:
-        """The renamings that give its weights BERT's names, as `from_pretrained` takes them, in order."""
+    def key_mapping(self, tied: bool = True) -> dict[str, str]:
+        """The renamings that give its weights BERT's names, as `from_pretrained` takes them, in order.
+
+        Args:
+            tied: whether its decoder is its word vectors, as usual.
+        """
         outer = {rf"^{re.escape(self.outer_prefix)}": ""} if self.outer_prefix else {}
-        inner = {WRAPPERS: ""} if any(re.search(WRAPPERS, self._without_outer(name)) for name in self.shapes) else {}
-        return outer | inner | self.family.key_mapping()
+        return self.mapping | outer | self.family.key_mapping(tied)
 
     def bert_names(self) -> Shapes:
         """The shapes under BERT's names, the encoder's after `bert.`; what is not BERT's keeps its own name."""
-        renamed: Shapes = {}
-        for name, shape in self.shapes.items():
-            for pattern, replacement in self.key_mapping().items():
-                name = re.sub(pattern, replacement, name, count=1)
-            if not self.prefix.removeprefix(self.outer_prefix) and re.match(r"(embeddings|encoder|pooler)\.", name):
-                name = f"bert.{name}"
-            renamed[name] = shape
-        return renamed
+        outer = {rf"^{re.escape(self.outer_prefix)}": ""} if self.outer_prefix else {}
+        names = renamed(self.shapes, outer | self.family.key_mapping())
+        if self.prefixes[0].removeprefix(self.outer_prefix):
+            return names
+        return {re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name): shape for name, shape in names.items()}
 
-    def table(self) -> tuple[int, ...]:
-        """The shape `[rows, hidden_size]` of its table of positions, reserved rows counted.
+    def tables(self, encoders: Iterable[str]) -> list[tuple[int, ...]]:
+        """The shapes `[rows, hidden_size]` of its encoders' tables of positions, reserved rows counted.
+
+        Args:
+            encoders: which of several, by the names that a class has for them; there may be others beside them.
 
         Raises:
-            ValueError: it has none.
+            ValueError: an encoder has none.
         """
-        name = next((name for name in self.shapes if re.sub(WRAPPERS, "", name).endswith(POSITIONS)), None)
-        if name is None:
-            raise ValueError(f"no weight is called *{POSITIONS}: its positions cannot be extended")
-        return self.shapes[name]
+        asked = {f"{name}." for name in encoders}
+        prefixes = self.prefixes if len(self.prefixes) == 1 else [each for each in self.prefixes if each in asked]
+        names = [prefix + POSITIONS for prefix in prefixes]
+        for name in names:
+            if name not in self.shapes:
+                raise ValueError(f"no weight is called {name}: its positions cannot be extended")
+        return [self.shapes[name] for name in names]
 
-    def _without_outer(self, name: str) -> str:
-        return name.removeprefix(self.outer_prefix)
+
+def _family(prefixes: tuple[str, ...], config_dict: dict[str, Any] | None) -> Family:
+    encoder = prefixes[0].rstrip(".").rpartition(".")[2]
+    named = family_of_encoder(encoder) if len(prefixes) == 1 else None
+    if config_dict is None:
+        return named or FAMILIES["bert"]
+    family = family_of(config_dict)
+    # a longbert model may be part of a class that calls it anything
+    if named is not None and named.key_prefix != family.key_prefix and family is not FAMILIES["longbert"]:
+        raise ValueError(
+            f"the weights are {named.class_prefix}'s ({encoder}.*), and the config is read as "
+            f"{family.class_prefix}'s: set model_type in config.json to what the checkpoint is"
+        )
+    return family
+
+
+def renamed(shapes: Shapes, mapping: dict[str, str]) -> Shapes:
+    """The shapes under the names that a `key_mapping` gives, each renaming applied once, as transformers does."""
+    result: Shapes = {}
+    for name, shape in shapes.items():
+        for pattern, replacement in mapping.items():
+            name = re.sub(pattern, replacement, name, count=1)
+        result[name] = shape
+    return result
 
 
 def read_shapes(

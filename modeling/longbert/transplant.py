@@ -11,9 +11,9 @@ import torch
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from .configuration_longbert import LongBertConfig
-from .families import LONG_POSITIONS, POSITIONS, POSITIONS_WITHOUT_SEGMENTS, RESERVED_POSITIONS, TOKEN_TYPES
-from .position_embeddings import POSITION_INITS, POSITION_TYPES, PositionEmbedding, extend_table
+from .configuration_longbert import REPEATING, LongBertConfig
+from .families import FAMILIES, LONG_POSITIONS, POSITIONS, POSITIONS_WITHOUT_SEGMENTS, RESERVED_POSITIONS, TOKEN_TYPES
+from .position_embeddings import POSITION_INITS, POSITION_TYPES, PositionEmbedding, extend_table, refuse_moving
 from .source_weights import SourceWeights
 
 
@@ -90,25 +90,41 @@ def refuse_table(shape: torch.Size | tuple[int, ...], config: LongBertConfig) ->
         )
 
 
-def refuse_source(weights: SourceWeights, source_dict: dict[str, Any] | None, config: LongBertConfig) -> None:
-    """Raise `ValueError` where a source's table, or what its config says of it, does not fit `config`.
+def refuse_source(
+    weights: SourceWeights, source_dict: dict[str, Any] | None, config: LongBertConfig, encoders: list[str]
+) -> None:
+    """Raise `ValueError` where a source's tables, or what its config says of them, do not fit `config`.
 
     Args:
         source_dict: the source's own config; None where there is none beside the weights.
+        encoders: what the class calls its long encoders.
     """
-    shape = weights.table()
+    source = None
     if source_dict is not None and source_dict.get("model_type") == LongBertConfig.model_type:
-        _refuse_long_source(shape, LongBertConfig.from_dict(source_dict), config)
-        return
+        source = LongBertConfig.from_dict(source_dict)
     reserved = weights.family.reserved_rows(config.to_dict() if source_dict is None else source_dict)
-    if source_dict is None and not reserved and shape == _stored_shape(config):
-        return  # a longbert model's own state_dict
-    refuse_table((shape[0] - reserved, *shape[1:]), config)
+    for shape in weights.tables(encoders):
+        if source is not None:
+            _refuse_long_source(shape, source, config)
+        elif source_dict is None and not reserved and shape == _stored_shape(config):
+            _refuse_doubtful(weights, shape, config)  # a longbert model's own state_dict
+        else:
+            refuse_table((shape[0] - reserved, *shape[1:]), config)
 
 
 def _stored_shape(config: LongBertConfig) -> tuple[int, ...]:
     rows = POSITION_TYPES[config.position_type].stored_rows(config)
     return (rows, config.hidden_size) if rows else (1,)
+
+
+def _refuse_doubtful(weights: SourceWeights, shape: tuple[int, ...], config: LongBertConfig) -> None:
+    """Raise `ValueError` where nameless weights may be a RoBERTa's, whose table has two rows that are no positions."""
+    reserved = FAMILIES["roberta"].reserved_rows(config.to_dict())
+    if config.pad_token_id == 1 and weights.prefixes == ("",) and shape[0] == config.pretrained_positions + reserved:
+        raise ValueError(
+            f"a table of {shape[0]} rows is a RoBERTa's of {config.pretrained_positions} positions or a longbert "
+            "model's of as many, and weights without a config do not say which: load them from their folder"
+        )
 
 
 def _refuse_long_source(shape: tuple[int, ...], source: LongBertConfig, config: LongBertConfig) -> None:
@@ -133,6 +149,8 @@ def _refuse_long_source(shape: tuple[int, ...], source: LongBertConfig, config: 
             f"{config.pretrained_positions} and hidden_size={config.hidden_size} cannot be made: build the config "
             "with LongBertConfig.from_pretrained(source, position_type=..., max_position_embeddings=...)"
         )
+    if config.position_type == REPEATING:
+        refuse_moving(config, stored, config.max_position_embeddings)
 
 
 def first_source_length(positions: PositionEmbedding) -> int | None:
@@ -143,7 +161,7 @@ def first_source_length(positions: PositionEmbedding) -> int | None:
     """
     config, table = positions.config, positions.weight.detach()
     n = config.pretrained_positions
-    if config.position_type != "learned-extended" or table.is_meta or not table.is_floating_point():
+    if config.position_type != REPEATING or n < 4 or table.is_meta or not table.is_floating_point():
         return None
     rows = table[:n].float().cpu()
     likely = {config.attention_window or 0, (config.attention_window or 0) + 1, 512}
