@@ -16,6 +16,7 @@ ORDER = [
     "position_embeddings",
     "families",
     "configuration_longbert",
+    "texts",
     "attention",
     "losses",
     "source_weights",

@@ -14,7 +14,8 @@ from conftest import HEADS, LONG, TINY, N, assert_close, assert_equal, bert_clas
 from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderCache
 
 from longbert import LongBertModel
-from longbert.attention import Flattening, Window, read_texts, visible, whole_rows
+from longbert.attention import Flattening, Window, visible
+from longbert.texts import read_texts, whole_rows
 
 
 LOWEST = torch.finfo(torch.float32).min

@@ -1,7 +1,6 @@
 """Exact attention in linear memory, and a window with global tokens. Travels to the Hub beside the model.
 
-A batch is a set of texts: rows without their padding, or packed documents. `read_texts` finds them, once, in whatever
-mask or positions the caller gives, and everything else asks the `Texts` that it returns. `TextLayout` says where each
+A batch is a set of texts: rows without their padding, or packed documents (`texts.py`). `TextLayout` says where each
 lies after `flatten` has put all their tokens into one row, `[1, tokens]`, in which attention then runs text by text.
 No kernel here ever holds an n x n tensor, forwards or backwards.
 
@@ -27,6 +26,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
+from .texts import Texts, global_marks
+
 
 try:  # CUDA, half precision; in torch since 2.10
     from torch.nn.attention.varlen import varlen_attn
@@ -38,7 +39,6 @@ logger = logging.get_logger(__name__)
 
 NAME = "longbert"
 QUERIES_PER_CHUNK = 128
-HIDDEN = -1e4  # what an additive mask hides is at most this: BERT's own code said -10000, others their dtype's minimum
 
 
 @dataclass
@@ -157,210 +157,6 @@ class TextLayout:
     def windowed(self) -> list[bool]:
         """Which texts are long enough to be read through the window."""
         return [self.window is not None and span > self.window.longer_than for span in self.spans]
-
-
-def is_traced() -> bool:
-    """Whether this run becomes a graph that serves other inputs too: no branch may depend on a tensor's values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-@dataclass
-class Texts:
-    """The texts of a batch `[batch_size, seq_length]`, whatever form its mask had.
-
-    Args:
-        real: bool, False at padding and at tokens in the middle of a text that are left out.
-        starts: for every token the index in its row of its text's first token.
-        packed: whether a row may hold several texts.
-        mask: `[1 or batch_size, 1 or num_heads, 1 or seq_length, seq_length]`, True where a query sees a key or a
-            number to add to its score: a caller's that says what no texts can; else None.
-    """
-
-    real: torch.Tensor
-    starts: torch.Tensor
-    packed: bool = False
-    mask: torch.Tensor | None = None
-
-    @property
-    def index(self) -> torch.Tensor:
-        """Where in its row a token stands, `[1, seq_length]`."""
-        return torch.arange(self.real.shape[1], device=self.real.device)[None]
-
-    @property
-    def first(self) -> torch.Tensor:
-        """The index of every row's first token that is no padding, `[batch_size, 1]`."""
-        return first_of(self.real)
-
-    @property
-    def places(self) -> torch.Tensor:
-        """How far behind its text's first token a token stands; anything at padding."""
-        return self.index - self.starts
-
-    @property
-    def ids(self) -> torch.Tensor:
-        """A number for every text, -1 at padding."""
-        rows = torch.arange(self.real.shape[0], device=self.real.device)[:, None]
-        return torch.where(self.real, rows * self.real.shape[1] + self.starts, -1)
-
-    @property
-    def spans(self) -> torch.Tensor:
-        """For every token the place of its text's last one, and 1."""
-        ids, places = self.ids.flatten() + 1, self.places.expand(self.real.shape).flatten()
-        ends = torch.zeros(ids.shape[0] + 1, dtype=torch.long, device=ids.device)
-        return ends.scatter_reduce(0, ids, places + 1, "amax")[ids].view(self.real.shape)
-
-
-def first_of(real: torch.Tensor) -> torch.Tensor:
-    """The index of the first True in every row of `[batch_size, seq_length]`, `[batch_size, 1]`."""
-    return real.long().argmax(-1, keepdim=True)
-
-
-def whole_rows(shape: tuple[int, int], device: torch.device) -> Texts:
-    """Every row is one text, without padding."""
-    return Texts(
-        torch.ones(shape, dtype=torch.bool, device=device), torch.zeros(shape, dtype=torch.long, device=device)
-    )
-
-
-def attended(attention_mask: torch.Tensor) -> torch.Tensor:
-    """The tokens that a mask `[..., seq_length]` of any dtype keeps, as bool: whatever is not 0.
-
-    Where it keeps none, it keeps all, as BERT's softmax has it. No other place decides that.
-    """
-    kept = attention_mask != 0
-    return kept | ~kept.any(-1, keepdim=True)
-
-
-def read_texts(
-    attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None, shape: tuple[int, int], num_heads: int
-) -> Texts | None:
-    """The texts of a batch; None where every row is one whole text.
-
-    Without an `attention_mask`, `position_ids` that are 0 again inside a row mark packed documents, as in
-    transformers' `DataCollatorWithFlattening`.
-
-    Args:
-        attention_mask: `[batch_size, seq_length]`, not 0 at tokens to attend to; or what each query sees,
-            `[batch_size, seq_length, seq_length]` or with heads before the last two, in which queries may be 1 for
-            all: bool or integers, not 0 where it sees a key, or floats to add to the scores. Where these say no more
-            than padding, or which stretches of a row are texts, the texts are those.
-
-    Raises:
-        ValueError: the mask has another shape, or numbers of two meanings; or a row's `position_ids` are 0 throughout.
-    """
-    if attention_mask is None:
-        return _packed_texts(position_ids, shape)
-    _refuse_shape(attention_mask, shape, num_heads)
-    if attention_mask.dim() == 2:
-        texts = _padded_texts(attended(attention_mask).expand(shape))
-    else:
-        texts = _texts_of_sight(explicit_mask(attention_mask), shape)
-    if not is_traced() and texts.mask is None and bool((texts.real & (texts.starts == 0)).all()):
-        return None
-    return texts
-
-
-def _refuse_shape(attention_mask: torch.Tensor, shape: tuple[int, int], num_heads: int) -> None:
-    batch_size, length = shape
-    rows, heads, queries = (1, batch_size), (1, num_heads), (1, length)
-    allowed = {2: (rows, (length,)), 3: (rows, queries, (length,)), 4: (rows, heads, queries, (length,))}
-    sizes = allowed.get(attention_mask.dim(), ())
-    if not sizes or not all(size in fitting for size, fitting in zip(attention_mask.shape, sizes, strict=True)):
-        raise ValueError(
-            f"attention_mask has the shape {list(attention_mask.shape)}, the input has {batch_size} rows of {length} "
-            f"tokens: pass [{batch_size}, {length}], [{batch_size}, {length}, {length}] or "
-            f"[{batch_size}, 1 or {num_heads}, {length}, {length}]"
-        )
-
-
-def _padded_texts(real: torch.Tensor) -> Texts:
-    return Texts(real, first_of(real).expand(real.shape))
-
-
-def _packed_texts(position_ids: torch.Tensor | None, shape: tuple[int, int]) -> Texts | None:
-    if position_ids is None or shape[1] == 1:
-        return None
-    at_zero = position_ids == 0
-    if not is_traced():
-        if not bool(at_zero[:, 1:].any()):
-            return None
-        if bool(at_zero.all(-1).any()):
-            raise ValueError(
-                "position_ids are 0 in all of a row: they may mean one text without positions, or packed texts of one "
-                "token each. Pass attention_mask, all ones for the first and 4D (each token sees itself) for the other"
-            )
-    texts = whole_rows(shape, position_ids.device)
-    texts.starts = (texts.index * at_zero).cummax(-1)[0].expand(shape)  # [0]: ONNX's exporter gives a plain tuple
-    texts.packed = True
-    return texts
-
-
-def explicit_mask(attention_mask: torch.Tensor) -> torch.Tensor:
-    """A 3D or 4D mask as `[batch_size, heads, queries, keys]`, bool (True: sees) or floats to add to the scores.
-
-    Raises:
-        ValueError: integers below 0, or floats that are all 0 or 1: they may be meant either way.
-    """
-    mask = attention_mask[:, None] if attention_mask.dim() == 3 else attention_mask
-    if mask.is_floating_point():
-        if not is_traced() and bool(((mask == 0) | (mask == 1)).all()) and bool((mask != mask.flatten()[:1]).any()):
-            raise ValueError(
-                f"attention_mask of {mask.dim()} dimensions holds the floats 0 and 1, but floats are added to the "
-                "scores (0 sees, torch.finfo(dtype).min hides): pass attention_mask.bool() for 1 to see and 0 to hide"
-            )
-        return mask
-    if mask.dtype != torch.bool and not is_traced() and bool((mask < 0).any()):
-        raise ValueError(
-            "attention_mask holds integers below 0: pass it as floats to have it added to the scores, or as bool"
-        )
-    return mask != 0
-
-
-def _texts_of_sight(mask: torch.Tensor, shape: tuple[int, int]) -> Texts:
-    """The texts that `explicit_mask`'s result says; it is kept where it says more.
-
-    A token that does not see itself is padding. The others must see those of their own text and no more: what they see
-    begins with the same token exactly where they are of one text.
-    """
-    shown, uniform = mask, torch.ones((), dtype=torch.bool, device=mask.device)
-    if mask.is_floating_point():
-        shown = mask > HIDDEN
-        uniform = mask.masked_fill(~shown, torch.inf).amin() >= mask.masked_fill(~shown, -torch.inf).amax()
-    reads = uniform & (shown == shown[:, :1]).all()
-    sees = shown[:, 0]
-    if sees.shape[1] == 1:  # every query sees the same keys
-        texts = _padded_texts(attended(sees[:, 0]).expand(shape))
-    else:
-        sees = sees | ~sees.flatten(1).any(-1)[:, None, None]  # as `attended` has it
-        own = sees.diagonal(dim1=-2, dim2=-1)
-        starts = sees.int().argmax(-1)
-        same = (starts[:, :, None] == starts[:, None, :]) & own[:, None, :]
-        in_order = starts.masked_fill(~own, 0).cummax(-1)[0] == starts
-        reads = reads & own.any(-1).all() & ((sees == same) & in_order[:, :, None] | ~own[:, :, None]).all()
-        texts = Texts(own.expand(shape), starts.expand(shape), packed=True)
-    texts = Texts(texts.real | ~reads, texts.starts * reads, texts.packed, mask)
-    if not is_traced() and bool(reads):
-        texts.mask = None
-        texts.packed = bool((texts.real & (texts.starts != texts.first)).any())
-    return texts
-
-
-def global_marks(texts: Texts, global_tokens: int, global_attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """`[batch_size, seq_length]` bool: the first tokens of every text, and those that the caller names.
-
-    Raises:
-        ValueError: `global_attention_mask` does not fit the batch.
-    """
-    counted = texts.real.long().cumsum(-1)
-    marked = texts.real & (counted - counted.gather(-1, texts.starts) < global_tokens)
-    if global_attention_mask is None:
-        return marked
-    if global_attention_mask.numel() != marked.numel():
-        raise ValueError(
-            f"global_attention_mask has the shape {list(global_attention_mask.shape)}, the input has {len(marked)} "
-            f"rows of {marked.shape[1]} tokens: pass one number for every token"
-        )
-    return marked | global_attention_mask.reshape(marked.shape).bool()
 
 
 class Flattening:

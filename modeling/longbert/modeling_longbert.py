@@ -31,26 +31,13 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import (
-    Flattening,
-    Shard,
-    Texts,
-    Window,
-    additive,
-    attended,
-    explicit_mask,
-    first_of,
-    global_marks,
-    is_traced,
-    plain_mask,
-    read_texts,
-    whole_rows,
-)
+from .attention import Flattening, Shard, Window, additive, plain_mask
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
 from .losses import IGNORE_INDEX, at_least_fp32, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding
+from .texts import Texts, attended, explicit_mask, first_of, global_marks, is_traced, read_texts, whole_rows
 from .transplant import register_transplant
 
 
