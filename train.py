@@ -15,21 +15,13 @@ from longbert.arguments import (
     in_one_line,
     parse_config,
 )
-from longbert.cards import command_line, write_card
 from longbert.data.documents import load_documents, split_held_out
-from longbert.evaluation import Prover
-from longbert.hub import push_run
-from longbert.training.parameters import select_parameters
-from longbert.training.pretraining import (
-    Source,
-    checkpoint_activations,
-    dry_run,
-    make_plan,
-    make_trainer,
-    open_output,
-    tokenize_for,
-    train_natively,
-)
+from longbert.proof import Prover
+from longbert.publishing import command_line, push_run, write_card
+from longbert.source import Source
+from longbert.training.freezing import select_parameters
+from longbert.training.memory import checkpoint_activations
+from longbert.training.pretraining import dry_run, make_plan, make_trainer, open_output, tokenize_for, train_natively
 from longbert.training.safety import DivergedError
 from longbert.training.sequence_parallel import share_sequences
 from longbert.training.trainer import LongTrainer

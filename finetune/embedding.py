@@ -8,8 +8,8 @@ import sys
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
-from longbert.finetuning.embedding import EmbeddingArguments, run_embedding
-from longbert.finetuning.retrieval import RetrievalArguments
+from longbert.finetuning.retrieval.collection import RetrievalArguments
+from longbert.finetuning.retrieval.embedding import EmbeddingArguments, run_embedding
 from longbert.training.safety import DivergedError
 
 

@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.finetuning.multiple_choice import MultipleChoice, MultipleChoiceArguments, read_choices
-from longbert.training.pretraining import Source
+from longbert.finetuning.tasks.multiple_choice import MultipleChoice, MultipleChoiceArguments, read_choices
+from longbert.source import Source
 from longbert.training.safety import DivergedError
 
 

@@ -10,8 +10,12 @@ from transformers import TrainingArguments
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
 from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.finetuning.token_classification import TokenClassification, TokenClassificationArguments, read_words
-from longbert.training.pretraining import Source
+from longbert.finetuning.tasks.token_classification import (
+    TokenClassification,
+    TokenClassificationArguments,
+    read_words,
+)
+from longbert.source import Source
 from longbert.training.safety import DivergedError
 
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longbert import LongBertForMaskedLM, LongBertModel, attention
 from longbert.modeling_longbert import mean_of_texts
-from longbert.training.pretraining import checkpoint_activations
+from longbert.training.memory import checkpoint_activations
 
 
 REACH = 256

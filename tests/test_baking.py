@@ -134,8 +134,8 @@ def test_a_sentence_encoder_stays_one(tmp_path):
     from sentence_transformers import SentenceTransformer
 
     from longbert.arguments import ModelArguments
-    from longbert.finetuning.encoders import exchange_model, load_encoder
-    from longbert.training.pretraining import Source
+    from longbert.finetuning.retrieval.encoders import exchange_model, load_encoder
+    from longbert.source import Source
 
     source = Source.of(
         ModelArguments(model=str(real("minilm")), max_position_embeddings=1024, attention_window="full")

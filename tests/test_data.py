@@ -10,9 +10,10 @@ from conftest import real
 from transformers import AutoTokenizer
 
 from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
-from longbert.data.documents import load_documents, resolve_path, split_held_out
+from longbert.data.documents import load_documents, split_held_out
 from longbert.data.masking import RowMasker, TokenMasker, collate
 from longbert.data.rows import FRAME, RowCount, RowSettings, make_rows, split_sentences, tokenize
+from longbert.folders import resolve_path
 
 
 TEXTS = ["one two three four five six seven", "a b c d e f g h i j k l m n", "x"]

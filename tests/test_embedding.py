@@ -19,12 +19,12 @@ from sentence_transformers import SentenceTransformer
 
 from longbert import LongBertModel
 from longbert.arguments import ModelArguments
-from longbert.finetuning.contrastive import EmbeddingTrainer, PairCollator
-from longbert.finetuning.encoders import WAYS, Reading, exchange_model, load_encoder, read
 from longbert.finetuning.metrics import RetrievalMetric
-from longbert.finetuning.retrieval import read_retrieval
-from longbert.saving import damage
-from longbert.training.pretraining import Source
+from longbert.finetuning.retrieval.collection import read_retrieval
+from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
+from longbert.finetuning.retrieval.encoders import WAYS, Reading, exchange_model, load_encoder, read
+from longbert.folders import damage
+from longbert.source import Source
 
 
 ROOT = Path(__file__).parents[1]

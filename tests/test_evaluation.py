@@ -9,7 +9,7 @@ import torch
 from conftest import real
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from longbert.evaluation import Proof, Prover, Scores, mask_documents, position_buckets, reading, score
+from longbert.proof import Proof, Prover, Scores, mask_documents, position_buckets, reading, score
 
 
 @pytest.fixture(scope="module")

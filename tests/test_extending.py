@@ -14,7 +14,7 @@ from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import ModelArguments
 from longbert.cli import main
 from longbert.extending import RECIPES
-from longbert.training.pretraining import Source
+from longbert.source import Source
 
 
 COST = "full attention over rows that are filled from 16 on costs 75 %"

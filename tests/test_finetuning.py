@@ -26,16 +26,16 @@ from longbert import (
 from longbert.arguments import ModelArguments, parse_config
 from longbert.cli import main
 from longbert.finetuning import metrics
-from longbert.finetuning.classification import ClassificationArguments
-from longbert.finetuning.embedding import EmbeddingArguments
 from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits, read_examples
 from longbert.finetuning.loop import FinetuningArguments
-from longbert.finetuning.multiple_choice import MultipleChoiceArguments
-from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
-from longbert.finetuning.reading import STRATEGIES
 from longbert.finetuning.report import length_histogram
-from longbert.finetuning.retrieval import RetrievalArguments
-from longbert.finetuning.token_classification import TokenClassificationArguments
+from longbert.finetuning.retrieval.collection import RetrievalArguments
+from longbert.finetuning.retrieval.embedding import EmbeddingArguments
+from longbert.finetuning.strategies import STRATEGIES
+from longbert.finetuning.tasks.classification import ClassificationArguments
+from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
+from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments, read_questions
+from longbert.finetuning.tasks.token_classification import TokenClassificationArguments
 
 
 ROOT = Path(__file__).parents[1]

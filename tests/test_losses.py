@@ -18,8 +18,8 @@ from conftest import (
 from torch import nn
 
 from longbert import losses
-from longbert.finetuning.question_answering import QuestionAnswering
-from longbert.finetuning.token_classification import TokenClassification
+from longbert.finetuning.tasks.question_answering import QuestionAnswering
+from longbert.finetuning.tasks.token_classification import TokenClassification
 
 
 BATCH_SIZE, LENGTH = 8, 24

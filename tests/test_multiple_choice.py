@@ -14,14 +14,14 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from longbert import LongBertForMultipleChoice
 from longbert.finetuning.metrics import ChoiceMetric
-from longbert.finetuning.multiple_choice import (
+from longbert.finetuning.strategies import STRATEGIES
+from longbert.finetuning.tasks.multiple_choice import (
     ChunkPoolForMultipleChoice,
     MultipleChoice,
     MultipleChoiceArguments,
     choice_number,
     read_choices,
 )
-from longbert.finetuning.reading import STRATEGIES
 
 
 METALS = ["gold", "iron"]

@@ -11,7 +11,7 @@ import pytest
 from conftest import real
 
 from longbert.cli import main
-from longbert.data.documents import resolve_path
+from longbert.folders import resolve_path
 
 
 ROOT = Path(__file__).parents[1]

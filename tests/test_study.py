@@ -8,7 +8,7 @@ import torch
 from conftest import real
 
 from longbert import POSITION_INITS, LongBertConfig
-from longbert.data.documents import resolve_path
+from longbert.folders import resolve_path
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ import longbert
 from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import ModelArguments
 from longbert.cli import main
-from longbert.data.documents import resolve_path
-from longbert.training.pretraining import Source
+from longbert.folders import resolve_path
+from longbert.source import Source
 
 
 FURTHER = 100

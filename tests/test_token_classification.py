@@ -25,14 +25,14 @@ from longbert.data.masking import IGNORE_INDEX
 from longbert.data.rows import FRAME
 from longbert.finetuning.examples import Split
 from longbert.finetuning.metrics import EntityMetric, WordMetric, interval_of
-from longbert.finetuning.reading import STRATEGIES, decided_tokens, overlapping
-from longbert.finetuning.token_classification import (
+from longbert.finetuning.strategies import STRATEGIES, decided_tokens, overlapping
+from longbert.finetuning.tasks.token_classification import (
     TokenClassification,
     TokenClassificationArguments,
     beginning_within,
     read_words,
 )
-from longbert.training.pretraining import Source
+from longbert.source import Source
 from longbert.training.trainer import LongTrainer
 
 

@@ -25,8 +25,8 @@ from transformers import (
 from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
+from longbert.training.freezing import select_parameters
 from longbert.training.meter import training_flops
-from longbert.training.parameters import select_parameters
 
 
 ROOT = Path(__file__).parents[1]

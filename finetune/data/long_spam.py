@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from longbert.data.documents import resolve_path
+from longbert.folders import resolve_path
 
 
 def main(data: str, out: str) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from longbert.data.documents import load_documents, resolve_path
+from longbert.data.documents import load_documents
+from longbert.folders import resolve_path
 
 
 CITIES = """

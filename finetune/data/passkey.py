@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from longbert.data.documents import load_documents, resolve_path
+from longbert.data.documents import load_documents
+from longbert.folders import resolve_path
 
 
 LENGTHS = (256, 512, 1024, 2048, 4096)

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from longbert.data.documents import resolve_path
+from longbert.folders import resolve_path
 
 
 def main(out: str) -> None:

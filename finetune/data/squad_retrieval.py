@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from longbert.finetuning.question_answering import QuestionAnsweringArguments, read_questions
+from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments, read_questions
 
 
 def main(file: str, out: str) -> None:

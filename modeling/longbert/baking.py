@@ -7,8 +7,8 @@ import transformers
 from transformers import BertConfig, BertPreTrainedModel
 
 from .configuration_longbert import LongBertConfig
+from .folders import refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
-from .saving import refuse_occupied, written_aside
 from .source import copy_sentence_modules, find_source, load_whole
 
 

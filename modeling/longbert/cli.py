@@ -120,9 +120,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .data.documents import load_documents, split_held_out
-    from .evaluation import Prover
-    from .source import find_source, load_tokenizer
-    from .training.pretraining import load_for_pretraining
+    from .proof import Prover
+    from .source import find_source, load_for_pretraining, load_tokenizer
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
@@ -183,7 +182,7 @@ def add_push(commands: argparse._SubParsersAction) -> None:
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    from .hub import push
+    from .publishing import push
 
     address = push(
         arguments.model,

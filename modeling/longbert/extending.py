@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers.utils import logging
 
-from .cards import write_card
 from .configuration_longbert import LongBertConfig, default_window
+from .folders import refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
-from .saving import refuse_occupied, written_aside
+from .publishing import write_card
 from .source import copy_sentence_modules, find_source, load_long, load_tokenizer, stated_config
 
 

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
 from . import modeling_longbert
+from .arguments import ModelArguments, PretrainingArguments, parse_schedule
 from .configuration_longbert import LongBertConfig
-from .data.documents import resolve_path
 from .families import Family, architectures_in, family_of
-from .modeling_longbert import LongBertPreTrainedModel
+from .folders import resolve_path
+from .modeling_longbert import (
+    LongBertForMaskedLM,
+    LongBertForPreTraining,
+    LongBertPreTrainedModel,
+)
 from .source_weights import SourceWeights, read_shapes, some
 
 
@@ -273,3 +279,70 @@ def _read_modules(source: str) -> list[dict[str, Any]] | None:
         _raise_exceptions_for_gated_repo=False,
     )
     return None if file is None else json.loads(Path(file).read_text("utf-8"))
+
+
+PretrainingModel = LongBertForMaskedLM | LongBertForPreTraining
+
+
+@dataclass
+class Source:
+    """Where a run starts: a checkpoint as it is (`native`) and as it will be (`config`), or a config alone.
+
+    Args:
+        path: the checkpoint; None from scratch.
+    """
+
+    path: str | None
+    native: LongBertConfig
+    config: LongBertConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, arguments: ModelArguments) -> "Source":
+        """Read configs and tokenizer; weights are read later."""
+        if arguments.from_scratch:
+            config = LongBertConfig.from_pretrained(arguments.model)
+            return cls(None, config, config, load_tokenizer(find_source(str(arguments.tokenizer)), config))
+        path = find_source(arguments.model)
+        config = LongBertConfig.from_pretrained(path, **arguments.config_overrides())
+        tokenizer = load_tokenizer(find_source(arguments.tokenizer or arguments.model), config)
+        return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
+
+    def refuse_longer(self, run_args: PretrainingArguments) -> None:
+        """Raise `ValueError` for rows that the model cannot reach to the end of, as it is or as it will be."""
+        max_seq_length = run_args.max_seq_length
+        if max_seq_length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"max_seq_length={max_seq_length} is more than the model's {self.config.max_position_embeddings} "
+                "positions: set max_position_embeddings"
+            )
+        if run_args.native_steps:
+            schedule = run_args.native_length_schedule
+            parse_schedule("native_length_schedule", schedule, self.native.max_position_embeddings)
+
+    def chunk_length(self, max_seq_length: int) -> int:
+        """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
+        return self.native.pretrained_positions if self.path else min(512, max_seq_length // 2)
+
+    def load(self, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:
+        """The model to pretrain."""
+        if self.path is None:
+            return (LongBertForMaskedLM if objective == "mlm" else LongBertForPreTraining)(config)
+        return load_for_pretraining(self.path, config, objective)
+
+
+def load_for_pretraining(source: str, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:
+    """A source with the heads of an objective; a missing MLM head begins as the identity, and a warning says so."""
+    model_class = LongBertForMaskedLM if objective == "mlm" else LongBertForPreTraining
+    model, info = model_class.from_pretrained(source, config=config, output_loading_info=True)
+    if any(key.startswith("cls.predictions.transform") for key in info["missing_keys"]):
+        # a token's vector then predicts the words nearest to it, which is far better than noise
+        nn.init.eye_(model.cls.predictions.transform.dense.weight)
+        logger.warning(
+            f"{source} has no MLM head: a new one is added, which predicts poorly until it is trained. Set "
+            "native_steps to train it at the source's own length first, or the proof compares with a source "
+            "that cannot predict"
+        )
+    if any(key.startswith("cls.seq_relationship") for key in info["missing_keys"]):
+        logger.warning(f"{source} has no next-sentence head: a new one is added, untrained")
+    return model

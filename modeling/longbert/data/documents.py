@@ -1,33 +1,18 @@
 """Documents: read from files, folders and packages, named, and split into those to train on and those held out."""
 
 import glob
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 
+from ..folders import resolve_path
 
-PACKAGE_SCHEME = "package://"
+
 BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
-
-
-def resolve_path(path: str) -> str:
-    """`package://name/folder/file` as a path inside the installed package; anything else as it is.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    if not path.startswith(PACKAGE_SCHEME):
-        return path
-    package, _, inner = path.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{path} needs the package that provides {package!r}: install it, or name files instead")
-    return str(Path(spec.submodule_search_locations[0], inner))
 
 
 def load_documents(paths: list[str], text_column: str = "text", streaming: bool = False) -> Documents:

@@ -10,7 +10,8 @@ import datasets
 
 from ..arguments import described
 from ..configuration_longbert import LongBertConfig
-from ..data.documents import BUILDERS, resolve_path
+from ..data.documents import BUILDERS
+from ..folders import resolve_path
 
 
 SPLITS = ("train", "validation", "test")

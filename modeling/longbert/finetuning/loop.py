@@ -11,18 +11,18 @@ import datasets
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..arguments import described, write_config
-from ..cards import command_line, write_card
 from ..data.batches import Encoder, Phase, TrainingPlan
-from ..hub import push_run
-from ..saving import damage, refuse_occupied, written_aside
-from ..training.parameters import select_parameters
-from ..training.pretraining import Source, checkpoint_activations
+from ..folders import damage, refuse_occupied, written_aside
+from ..publishing import command_line, push_run, write_card
+from ..source import Source
+from ..training.freezing import select_parameters
+from ..training.memory import checkpoint_activations
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
 from .examples import Split
-from .reading import STRATEGIES, Strategy
 from .report import Report, length_histogram, score
-from .task import Task
+from .strategies import STRATEGIES, Strategy
+from .tasks.task import Task
 
 
 @dataclass(kw_only=True)

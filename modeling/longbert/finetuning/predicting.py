@@ -16,11 +16,11 @@ from ..modeling_longbert import (
     LongBertForTokenClassification,
     LongBertPreTrainedModel,
 )
-from .classification import Classification
-from .question_answering import QuestionAnswering
-from .reading import STRATEGIES
-from .task import Task
-from .token_classification import OUTSIDE, TokenClassification
+from .strategies import STRATEGIES
+from .tasks.classification import Classification
+from .tasks.question_answering import QuestionAnswering
+from .tasks.task import Task
+from .tasks.token_classification import OUTSIDE, TokenClassification
 
 
 logger = logging.get_logger(__name__)

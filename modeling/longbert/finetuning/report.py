@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation import position_buckets
+from ..proof import position_buckets
 from .metrics import Figures, interval_of, interval_of_difference
 
 

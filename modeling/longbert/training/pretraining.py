@@ -1,103 +1,30 @@
 """The parts of continued pretraining, in the order in which train.py uses them."""
 
 import dataclasses
-import functools
 import math
-import resource
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from ..arguments import DataArguments, ModelArguments, PretrainingArguments, parse_schedule, write_config
-from ..configuration_longbert import LongBertConfig
+from ..arguments import DataArguments, PretrainingArguments, write_config
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents
 from ..data.masking import RowMasker, TokenMasker
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
-from ..evaluation import Prover
-from ..modeling_longbert import LongBertForMaskedLM, LongBertForPreTraining
-from ..saving import damage, refuse_occupied
-from ..source import find_source, load_tokenizer
+from ..folders import damage, refuse_occupied
+from ..proof import Prover
+from ..source import PretrainingModel, Source
+from .memory import peak_memory
 from .resuming import find_checkpoint
 from .trainer import LongTrainer
 
 
 logger = logging.get_logger(__name__)
-
-PretrainingModel = LongBertForMaskedLM | LongBertForPreTraining
-
-
-@dataclass
-class Source:
-    """Where a run starts: a checkpoint as it is (`native`) and as it will be (`config`), or a config alone.
-
-    Args:
-        path: the checkpoint; None from scratch.
-    """
-
-    path: str | None
-    native: LongBertConfig
-    config: LongBertConfig
-    tokenizer: PreTrainedTokenizerBase
-
-    @classmethod
-    def of(cls, arguments: ModelArguments) -> "Source":
-        """Read configs and tokenizer; weights are read later."""
-        if arguments.from_scratch:
-            config = LongBertConfig.from_pretrained(arguments.model)
-            return cls(None, config, config, load_tokenizer(find_source(str(arguments.tokenizer)), config))
-        path = find_source(arguments.model)
-        config = LongBertConfig.from_pretrained(path, **arguments.config_overrides())
-        tokenizer = load_tokenizer(find_source(arguments.tokenizer or arguments.model), config)
-        return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
-
-    def refuse_longer(self, run_args: PretrainingArguments) -> None:
-        """Raise `ValueError` for rows that the model cannot reach to the end of, as it is or as it will be."""
-        max_seq_length = run_args.max_seq_length
-        if max_seq_length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"max_seq_length={max_seq_length} is more than the model's {self.config.max_position_embeddings} "
-                "positions: set max_position_embeddings"
-            )
-        if run_args.native_steps:
-            schedule = run_args.native_length_schedule
-            parse_schedule("native_length_schedule", schedule, self.native.max_position_embeddings)
-
-    def chunk_length(self, max_seq_length: int) -> int:
-        """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
-        return self.native.pretrained_positions if self.path else min(512, max_seq_length // 2)
-
-    def load(self, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:
-        """The model to pretrain."""
-        if self.path is None:
-            return (LongBertForMaskedLM if objective == "mlm" else LongBertForPreTraining)(config)
-        return load_for_pretraining(self.path, config, objective)
-
-
-def load_for_pretraining(source: str, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:
-    """A source with the heads of an objective; a missing MLM head begins as the identity, and a warning says so."""
-    model_class = LongBertForMaskedLM if objective == "mlm" else LongBertForPreTraining
-    model, info = model_class.from_pretrained(source, config=config, output_loading_info=True)
-    if any(key.startswith("cls.predictions.transform") for key in info["missing_keys"]):
-        # a token's vector then predicts the words nearest to it, which is far better than noise
-        nn.init.eye_(model.cls.predictions.transform.dense.weight)
-        logger.warning(
-            f"{source} has no MLM head: a new one is added, which predicts poorly until it is trained. Set "
-            "native_steps to train it at the source's own length first, or the proof compares with a source "
-            "that cannot predict"
-        )
-    if any(key.startswith("cls.seq_relationship") for key in info["missing_keys"]):
-        logger.warning(f"{source} has no next-sentence head: a new one is added, untrained")
-    return model
 
 
 def open_output(args: TrainingArguments, run_args: PretrainingArguments, *others: Any) -> str | None:
@@ -209,31 +136,6 @@ def train_natively(
     return dataclasses.replace(source, path=str(folder / "model"))
 
 
-def _keep_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Recompute everything but attention, whose output is small and whose computation alone grows with n²."""
-    attends = "attention" in str(operation) and "backward" not in str(operation)
-    return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
-    """Switch gradient checkpointing on, keeping attention's outputs where attention dominates.
-
-    Per token and layer, BERT's linear maps cost 24 hidden_size² FLOP forwards and full attention 4 n hidden_size, so
-    attention dominates past n = 6 hidden_size, unless a window bounds n.
-
-    Returns:
-        What was done, in words.
-    """
-    settings: dict[str, Any] = {"use_reentrant": False}
-    selective = model.config.attention_window is None and max_seq_length > 6 * model.config.hidden_size
-    if selective:
-        settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_attention)
-    # the name since transformers 5.2x; 5.17 has the old one
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(settings)
-    return "selective gradient checkpointing: attention is kept" if selective else "gradient checkpointing"
-
-
 def make_trainer(
     model: PretrainingModel,
     plan: TrainingPlan | StreamedPlan,
@@ -282,14 +184,8 @@ def dry_run(
     return (
         f"dry run: {plan.steps:,} steps of {plan.phases[0].batch_size * plan.phases[0].max_seq_length:,} x "
         f"{plan.batches_per_step} tokens\n"
-        f"memory at its peak: {_peak_memory(args.device) / 1e9:.2f} GB in this process\n"
+        f"memory at its peak: {peak_memory(args.device) / 1e9:.2f} GB in this process\n"
         f"{rate:,} tokens a second, {real_rate:,} of them real, at {longest.max_seq_length:,} tokens a row\n"
         f"one evaluation: {evaluation:,.1f} s\n"
         f"expected wall time: {tokens / rate / 3600:,.2f} h of steps, evaluations and proof not counted"
     )
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

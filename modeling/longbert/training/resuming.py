@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
-from ..saving import damage, set_aside
+from ..folders import damage, set_aside
 
 
 logger = logging.get_logger(__name__)

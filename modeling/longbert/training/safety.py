@@ -15,8 +15,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
-from ..hub import push_run
-from ..saving import publish, set_aside
+from ..folders import publish, set_aside
+from ..publishing import push_run
 from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
 
 

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from ..data.batches import Encoder
-from ..training.pretraining import Source
-from .metrics import Figures
-from .reading import Strategy
+from ...data.batches import Encoder
+from ...source import Source
+from ..metrics import Figures
+from ..strategies import Strategy
 
 
 class Task(ABC):

@@ -1,7 +1,9 @@
-"""Folders that appear whole or not at all, and can say later whether they still are."""
+"""Where files are and are put: paths into packages, and folders that appear whole or not at all and can say later
+whether they still are."""
 
 import contextlib
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -11,6 +13,7 @@ from pathlib import Path
 
 
 MANIFEST = "manifest.json"
+PACKAGE_SCHEME = "package://"
 
 
 def refuse_occupied(folder: str | Path) -> None:
@@ -85,3 +88,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def resolve_path(path: str) -> str:
+    """`package://name/folder/file` as a path inside the installed package; anything else as it is.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    if not path.startswith(PACKAGE_SCHEME):
+        return path
+    package, _, inner = path.removeprefix(PACKAGE_SCHEME).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{path} needs the package that provides {package!r}: install it, or name files instead")
+    return str(Path(spec.submodule_search_locations[0], inner))

@@ -8,11 +8,11 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
-from ..training.safety import SafeTrainer
+from ...training.safety import SafeTrainer
+from ..metrics import Figures
+from ..report import score
+from .collection import Retrieval
 from .encoders import KINDS, Way, read
-from .metrics import Figures
-from .report import score
-from .retrieval import Retrieval
 
 
 @dataclass

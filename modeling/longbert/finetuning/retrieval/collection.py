@@ -9,11 +9,11 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..arguments import described
-from ..data.documents import resolve_path
-from ..evaluation import position_buckets
-from .examples import read_examples, refuse_empty
-from .report import Lines
+from ...arguments import described
+from ...folders import resolve_path
+from ...proof import position_buckets
+from ..examples import read_examples, refuse_empty
+from ..report import Lines
 
 
 RANKED = 10  # documents kept of a ranking, as many as the figures look at

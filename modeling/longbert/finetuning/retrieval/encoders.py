@@ -8,12 +8,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import is_sentence_transformer_model
 
-from ..configuration_longbert import LongBertConfig
-from ..data.masking import collate
-from ..modeling_longbert import LongBertModel
-from ..training.pretraining import Source
-from .reading import STRATEGIES, Strategy
-from .retrieval import Retrieval
+from ...configuration_longbert import LongBertConfig
+from ...data.masking import collate
+from ...modeling_longbert import LongBertModel
+from ...source import Source
+from ..strategies import STRATEGIES, Strategy
+from .collection import Retrieval
 
 
 @dataclass(frozen=True)

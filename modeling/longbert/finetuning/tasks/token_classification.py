@@ -18,16 +18,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from ..arguments import described
-from ..data.batches import Encoder, Key
-from ..data.masking import IGNORE_INDEX, collate
-from ..data.rows import FRAME
-from ..losses import at_least_fp32, per_item
-from ..modeling_longbert import LongBertForTokenClassification
-from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
-from .metrics import EntityMetric, Figures, WordMetric
-from .reading import STRATEGIES, Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
+from ...arguments import described
+from ...data.batches import Encoder, Key
+from ...data.masking import IGNORE_INDEX, collate
+from ...data.rows import FRAME
+from ...losses import at_least_fp32, per_item
+from ...modeling_longbert import LongBertForTokenClassification
+from ...source import Source
+from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
+from ..metrics import EntityMetric, Figures, WordMetric
+from ..strategies import STRATEGIES, Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
 from .task import Task
 
 

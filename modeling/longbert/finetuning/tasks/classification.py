@@ -11,16 +11,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..arguments import described
-from ..data.batches import Encoder, Key
-from ..data.masking import collate
-from ..data.rows import FRAME
-from ..losses import at_least_fp32, per_item
-from ..modeling_longbert import LongBertForSequenceClassification
-from ..training.pretraining import Source
-from .examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
-from .metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
-from .reading import ChunkPoolForSequenceClassification, Strategy, read_rows
+from ...arguments import described
+from ...data.batches import Encoder, Key
+from ...data.masking import collate
+from ...data.rows import FRAME
+from ...losses import at_least_fp32, per_item
+from ...modeling_longbert import LongBertForSequenceClassification
+from ...source import Source
+from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
+from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
+from ..strategies import ChunkPoolForSequenceClassification, Strategy, read_rows
 from .task import Task
 
 

@@ -14,19 +14,19 @@ from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from transformers import EarlyStoppingCallback, set_seed
 
-from ..arguments import ModelArguments, described, write_config
-from ..cards import command_line, write_card
-from ..hub import push_run
-from ..saving import refuse_occupied
-from ..training.parameters import select_parameters
-from ..training.pretraining import Source, checkpoint_activations
-from ..training.resuming import find_checkpoint
+from ...arguments import ModelArguments, described, write_config
+from ...folders import refuse_occupied
+from ...publishing import command_line, push_run, write_card
+from ...source import Source
+from ...training.freezing import select_parameters
+from ...training.memory import checkpoint_activations
+from ...training.resuming import find_checkpoint
+from ..loop import RunArguments, keep_predictions, kept_predictions, length_at_once
+from ..metrics import Figures, RetrievalMetric
+from ..report import Lines, Report, decided_within, length_histogram
+from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator
 from .encoders import KINDS, WAYS, Reading, exchange_model, load_encoder, read
-from .loop import RunArguments, keep_predictions, kept_predictions, length_at_once
-from .metrics import Figures, RetrievalMetric
-from .report import Lines, Report, decided_within, length_histogram
-from .retrieval import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 
 
 TRAINED = {"none": "untrained", "positions": "positions trained", "all": "all trained"}

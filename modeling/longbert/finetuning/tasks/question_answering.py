@@ -18,17 +18,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from ..arguments import described
-from ..data.batches import Encoder, Key
-from ..data.documents import resolve_path
-from ..data.masking import collate, second_segment
-from ..losses import at_least_fp32, per_item
-from ..modeling_longbert import LongBertForQuestionAnswering
-from ..training.pretraining import Source
-from .examples import ExampleArguments, read_examples, refuse_empty
-from .metrics import Figures, SpanMetric
-from .reading import STRATEGIES, Strategy, marks_of_first, read_windows, window_rows, window_starts
-from .report import decided_within
+from ...arguments import described
+from ...data.batches import Encoder, Key
+from ...data.masking import collate, second_segment
+from ...folders import resolve_path
+from ...losses import at_least_fp32, per_item
+from ...modeling_longbert import LongBertForQuestionAnswering
+from ...source import Source
+from ..examples import ExampleArguments, read_examples, refuse_empty
+from ..metrics import Figures, SpanMetric
+from ..report import decided_within
+from ..strategies import STRATEGIES, Strategy, marks_of_first, read_windows, window_rows, window_starts
 from .task import Task
 
 

@@ -19,16 +19,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
-from ..arguments import described
-from ..data.batches import Encoder, Key
-from ..data.masking import collate, second_segment
-from ..losses import at_least_fp32, per_item
-from ..modeling_longbert import LongBertForMultipleChoice
-from ..training.pretraining import Source
-from .examples import ExampleArguments, read_examples, refuse_empty
-from .loop import FinetuningArguments, length_at_once
-from .metrics import ChoiceMetric, Figures
-from .reading import STRATEGIES, Strategy, marks_of_first, read_rows
+from ...arguments import described
+from ...data.batches import Encoder, Key
+from ...data.masking import collate, second_segment
+from ...losses import at_least_fp32, per_item
+from ...modeling_longbert import LongBertForMultipleChoice
+from ...source import Source
+from ..examples import ExampleArguments, read_examples, refuse_empty
+from ..loop import FinetuningArguments, length_at_once
+from ..metrics import ChoiceMetric, Figures
+from ..strategies import STRATEGIES, Strategy, marks_of_first, read_rows
 from .task import Task
 
 

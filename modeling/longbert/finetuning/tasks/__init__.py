@@ -1,0 +1,1 @@
+"""The tasks that a long model is fine-tuned for, a module each."""

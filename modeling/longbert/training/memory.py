@@ -1,0 +1,41 @@
+"""What a run holds in memory: activations that are computed again, and the most that was held."""
+
+import functools
+import resource
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from ..source import PretrainingModel
+
+
+def _keep_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Recompute everything but attention, whose output is small and whose computation alone grows with n²."""
+    attends = "attention" in str(operation) and "backward" not in str(operation)
+    return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
+    """Switch gradient checkpointing on, keeping attention's outputs where attention dominates.
+
+    Per token and layer, BERT's linear maps cost 24 hidden_size² FLOP forwards and full attention 4 n hidden_size, so
+    attention dominates past n = 6 hidden_size, unless a window bounds n.
+
+    Returns:
+        What was done, in words.
+    """
+    settings: dict[str, Any] = {"use_reentrant": False}
+    selective = model.config.attention_window is None and max_seq_length > 6 * model.config.hidden_size
+    if selective:
+        settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_attention)
+    # the name since transformers 5.2x; 5.17 has the old one
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings)
+    return "selective gradient checkpointing: attention is kept" if selective else "gradient checkpointing"
+
+
+def peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
