@@ -1,5 +1,8 @@
 """Every code block of the README runs, on a real checkpoint and real speeches that are already here."""
 
+import ast
+import importlib
+import inspect
 import os
 import re
 import shlex
@@ -68,3 +71,27 @@ def test_shell_blocks_run_in_order(desk, monkeypatch):
             assert main(command[1:]) == 0, line
         else:
             run(command, desk)
+
+
+PAGES = {
+    f"{page.stem}-{number}": code
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+}
+
+
+@pytest.mark.parametrize("code", PAGES.values(), ids=PAGES)
+def test_what_a_page_imports_and_calls_is_there(code):
+    """The pages' blocks need the Hub; their imports and the names of what they pass do not."""
+    known = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("longbert"):
+            module = importlib.import_module(node.module)
+            known |= {alias.name: getattr(module, alias.name) for alias in node.names}
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and inspect.isfunction(known.get(node.func.id))
+        ):
+            named = {keyword.arg: None for keyword in node.keywords}
+            inspect.signature(known[node.func.id]).bind(*node.args, **named)
