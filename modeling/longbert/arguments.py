@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import json
+import sys
+import textwrap
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +14,9 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+
+from .folders import scripts_folder
+from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
 
 # What a user can mend: entry points print these in one line, anything else is ours
@@ -39,8 +44,12 @@ class ModelArguments:
         "", "source checkpoint: a folder, a Hub id, or package://name/folder; a config file X.json trains from scratch"
     )
     tokenizer: str | None = described(None, "folder or Hub id; by default the source's own")
-    position_type: str | None = described(None, "where positions past the source's table come from")
-    position_init: str | None = described(None, "how learned-extended fills its new rows")
+    position_type: str | None = described(
+        None, f"where positions past the source's table come from: {', '.join(POSITION_TYPES)}"
+    )
+    position_init: str | None = described(
+        None, f"how learned-extended fills its new rows: {', '.join(POSITION_INITS)}"
+    )
     hierarchical_alpha: float | None = described(None, "weight of the block code, hierarchical")
     attention_window: str | None = described(
         None,
@@ -196,11 +205,15 @@ def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
     Raises:
         ValueError: no such file, an unknown key, an ill-typed or an impossible value.
     """
-    if not argv or "=" in argv[0] or not Path(argv[0]).is_file():
+    if {"-h", "--help"} & set(argv):
+        print("usage: CONFIG.yaml [key=value ...] [--dry-run]\n\n" + "\n\n".join(map(keys_in_words, types)))
+        sys.exit(0)
+    file = find_config(argv[0]) if argv and "=" not in argv[0] else None
+    if file is None:
         raise ValueError(
             f"usage: CONFIG.yaml [key=value ...] [--dry-run]; no such file: {argv[0] if argv else '(none given)'}"
         )
-    settings = yaml.safe_load(Path(argv[0]).read_text()) or {}
+    settings = yaml.safe_load(file.read_text("utf-8")) or {}
     for override in argv[1:]:
         override = "dry_run=true" if override == "--dry-run" else override
         key, separator, value = override.partition("=")
@@ -208,6 +221,27 @@ def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
             raise ValueError(f"overrides are key=value, got {override!r}")
         settings[key] = yaml.safe_load(value)
     return from_settings(settings, *types)
+
+
+def find_config(name: str) -> Path | None:
+    """A config file: a path, or the name of one that longbert brings along, such as pretrain/base-4096.yaml."""
+    shipped = scripts_folder() / "configs"
+    places = (Path(name), shipped / name, shipped.parent / name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def keys_in_words(type_: type) -> str:
+    """Every key of a dataclass with its type, its default and its help text, a line or two each."""
+    lines = [f"{type_.__name__}: {(type_.__doc__ or '').strip().splitlines()[0]}"]
+    for spec in dataclasses.fields(type_):
+        if not spec.init:
+            continue
+        default = spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
+        kind = spec.type if isinstance(spec.type, str) else getattr(spec.type, "__name__", None) or str(spec.type)
+        lines.append(f"  {spec.name}: {kind} = {default!r}")
+        if text := spec.metadata.get("help"):
+            lines.append(textwrap.fill(text, 116, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(lines)
 
 
 def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:

@@ -1,14 +1,33 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | bake | push | predict`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | bake | push | predict`."""
 
 import argparse
 import json
+import runpy
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from .arguments import FULL, USER_ERRORS, in_one_line, parse_window
 from .configuration_longbert import LongBertConfig
 from .extending import RECIPES
+from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
+
+
+MODEL = "a long model's folder, or its Hub id"
+TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
+TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
+# of what `longbert[train]` brings, what the commands import
+IN_EXTRAS = {
+    "datasets",
+    "evaluate",
+    "matplotlib",
+    "scipy",
+    "seqeval",
+    "sentence_transformers",
+    "sklearn",
+    "tensorboard",
+}
 
 
 def _window(text: str) -> int | None:
@@ -30,12 +49,19 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as those below", **unsaid
     )
-    command.add_argument("--position-init", choices=list(POSITION_INITS), **unsaid)
-    command.add_argument("--alpha", type=float, dest="hierarchical_alpha", help="hierarchical_alpha", **unsaid)
+    command.add_argument("--position-init", choices=list(POSITION_INITS), help="how new rows are filled", **unsaid)
+    command.add_argument(
+        "--alpha", type=float, dest="hierarchical_alpha", help="weight of the block code of hierarchical", **unsaid
+    )
     command.add_argument("--attention-window", type=_window, help=f"tokens, even; or {FULL}", **unsaid)
     command.add_argument("--encoder-only", action="store_true", help="leave the source's head out")
     command.add_argument("--tokenizer", help="folder or Hub id, where the source has none")
-    command.add_argument("--with-code", action="store_true", help="the folder loads without longbert installed")
+    command.add_argument(
+        "--no-code",
+        action="store_false",
+        dest="with_code",
+        help="leave out the modeling files, without which the folder loads only where longbert is installed",
+    )
     command.set_defaults(run=run_extend)
 
 
@@ -60,7 +86,7 @@ def add_inspect(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "inspect", help="do config, table, buffers and tokenizer agree, does the last token run?"
     )
-    command.add_argument("model")
+    command.add_argument("model", help=MODEL)
     command.set_defaults(run=run_inspect)
 
 
@@ -84,7 +110,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 
 def add_plot(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("plot", help="draw the position table")
-    command.add_argument("model")
+    command.add_argument("model", help=MODEL)
     command.add_argument("--out", required=True, help="folder for the pictures")
     command.set_defaults(run=run_plot)
 
@@ -101,11 +127,11 @@ def run_plot(arguments: argparse.Namespace) -> int:
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("evaluate", help="MLM loss by position, beside the source chunked at its own length")
-    command.add_argument("model")
+    command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
     command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
-    command.add_argument("--text-column", default="text")
+    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
     command.add_argument(
         "--held-out-every", type=int, help="read only documents 0, k, 2k, ... as train.py holds them out"
     )
@@ -113,8 +139,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"
     )
     command.add_argument("--documents", type=int, default=64, help="texts read at most, spread over all there are")
-    command.add_argument("--mlm-probability", type=float, default=0.15)
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--mlm-probability", type=float, default=0.15, help="share of tokens to predict")
+    command.add_argument("--seed", type=int, default=0, help="of the masks, which are the same for every model")
     command.set_defaults(run=run_evaluate)
 
 
@@ -152,9 +178,41 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_train(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "train", help="continued pretraining, as train.py; on several GPUs: accelerate launch -m longbert train ..."
+    )
+    _add_script_arguments(command)
+    command.set_defaults(run=lambda arguments: run_script("train.py", arguments.argv))
+
+
+def add_finetune(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("finetune", help="fine-tuning on long documents, as the scripts in finetune/")
+    command.add_argument("task", choices=TASKS, help="the script")
+    _add_script_arguments(command)
+    command.set_defaults(run=lambda arguments: run_script(f"finetune/{arguments.task}.py", arguments.argv))
+
+
+def _add_script_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "argv",
+        nargs=argparse.REMAINDER,
+        metavar="CONFIG.yaml [key=value ...]",
+        help="a file, or one that longbert brings along, such as pretrain/base-4096.yaml; --help lists every key",
+    )
+
+
+def run_script(script: str, argv: list[str]) -> int:
+    """Run a script as `python script argv` does."""
+    file = str(scripts_folder() / script)
+    sys.argv = [file, *argv]
+    runpy.run_path(file, run_name="__main__")
+    return 0
+
+
 def add_bake(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("bake", help="write a full-attention model as an ordinary BERT that any tool loads")
-    command.add_argument("model")
+    command.add_argument("model", help=MODEL)
     command.add_argument("out", help="new or empty folder")
     command.add_argument("--max-positions", type=int, help="rows of the table (default: all that the model reaches)")
     command.set_defaults(run=run_bake)
@@ -170,7 +228,7 @@ def run_bake(arguments: argparse.Namespace) -> int:
 
 def add_push(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("push", help="publish a model on the Hub, with its code, tokenizer and card")
-    command.add_argument("model", help="folder")
+    command.add_argument("model", help=MODEL)
     command.add_argument("repo", help="NAME or OWNER/NAME")
     command.add_argument("--private", action="store_true", default=None, help="where the repository is new")
     command.add_argument("--revision", help="branch, made where there is none")
@@ -200,9 +258,9 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
-    command.add_argument("model")
+    command.add_argument("model", help=MODEL)
     command.add_argument("data", nargs="+", help="files, globs, folders as of evaluate; - for one text on stdin")
-    command.add_argument("--text-column", default="text")
+    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
     command.add_argument("--question", help="what a question-answering model is asked of every text")
     command.set_defaults(run=run_predict)
 
@@ -226,15 +284,38 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
+    parser.add_argument("--version", action="version", version=f"longbert {version('longbert')}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    added = (add_extend, add_inspect, add_plot, add_evaluate, add_train, add_finetune, add_bake, add_push, add_predict)
+    for add in added:
+        add(commands)
+    return parser
+
+
+def _help_of_scripts(words: list[str]) -> list[str]:
+    """`longbert train --help` is the script's to answer, which knows every key; argparse would take it for its own."""
+    at = {"train": 1, "finetune": 2}.get(words[0] if words else "", len(words))
+    asked = at < len(words) and words[at] in ("-h", "--help")
+    return [*words[:at], "--", *words[at:]] if asked else words
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (add_extend, add_inspect, add_plot, add_evaluate, add_bake, add_push, add_predict):
-        add(commands)
-    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = build_parser().parse_args(_help_of_scripts(words))
     try:
         return arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in IN_EXTRAS:
+            raise
+        print(
+            f"longbert: this needs {error.name}: pip install 'longbert[train]'",
+            file=sys.stderr,
+        )
+        return 2
     except USER_ERRORS as error:
         print(f"longbert: {in_one_line(error)}", file=sys.stderr)
         return 2

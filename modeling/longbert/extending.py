@@ -72,7 +72,7 @@ def extend(
     recipe: str | None = None,
     encoder_only: bool = False,
     tokenizer: str | None = None,
-    with_code: bool = False,
+    with_code: bool = True,
     **config_overrides: Any,
 ) -> LongBertPreTrainedModel:
     """Write a source that is taken to `max_positions` tokens, with its tokenizer, into a folder that appears whole or
@@ -85,7 +85,8 @@ def extend(
         recipe: a key of `RECIPES`; by default `untrained`, and for a longbert model what it has.
         encoder_only: leave the source's head out.
         tokenizer: a folder or Hub id, where the source has none.
-        with_code: write the modeling files too, so that the folder loads without longbert (`trust_remote_code=True`).
+        with_code: write the modeling files too, so that the folder loads without longbert (`trust_remote_code=True`);
+            where longbert is imported, its own code is used.
         config_overrides: fields of `LongBertConfig`, in the recipe's place.
 
     Raises:

@@ -16,6 +16,12 @@ MANIFEST = "manifest.json"
 PACKAGE_SCHEME = "package://"
 
 
+def scripts_folder() -> Path:
+    """Where train.py, finetune/ and configs/ are: beside the installed package's modules, or at a checkout's top."""
+    installed = Path(__file__).parent / "scripts"
+    return installed if installed.exists() else Path(__file__).parents[2]
+
+
 def refuse_occupied(folder: str | Path) -> None:
     """Raise `FileExistsError` where writing into `folder` could lose something."""
     if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
