@@ -1,6 +1,7 @@
 """The shape of the project: what is shipped, and which way imports run."""
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -101,3 +102,12 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     assert {name for name in top if not name.endswith(".dist-info")} == {"longbert"}
     assert len(top) == 2
     assert "longbert/py.typed" in names
+    assert {
+        f"longbert/scripts/{path}" for path in ("train.py", "finetune/embedding.py", "configs/pretrain/demo.yaml")
+    } <= {*names}
+    # the installed command runs the scripts that came with it, and finds their configs by name
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    command = [sys.executable, "-m", "longbert", "train", "pretrain/demo.yaml", "lerning_rate=1"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "train.py: unknown setting 'lerning_rate': did you mean learning_rate" in done.stderr
