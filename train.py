@@ -17,6 +17,7 @@ from longbert.arguments import (
 )
 from longbert.data.documents import load_documents, split_held_out
 from longbert.proof import Prover
+from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
 from longbert.publishing import command_line, push_run, write_card
 from longbert.source import Source
 from longbert.training.freezing import select_parameters
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     prover = Prover(
         held_out,
         source.tokenizer,
-        window=source.chunk_length(run_args.max_seq_length),
+        source_length=source.chunk_length(run_args.max_seq_length),
         max_seq_length=run_args.max_seq_length,
         at_most=data_args.proof_documents,
         mlm_probability=data_args.mlm_probability,
@@ -65,11 +66,11 @@ def main(argv: list[str]) -> None:
 
     trainer = make_trainer(model, plan, source, run_args, args, prover)
     if source.path:
-        prover.chunked("source, chunked", source.load(source.native).to(args.device))
-    prover.whole("extended, before training" if source.path else "before training", model)
+        prover.chunked(SOURCE_CHUNKED, source.load(source.native).to(args.device))
+    prover.whole(EXTENDED_BEFORE if source.path else BEFORE, model)
     trainer.train_or_stop(checkpoint)
-    prover.whole("extended, after training" if source.path else "after training", model)
-    prover.chunked("the same model, chunked", model)
+    prover.whole(EXTENDED_AFTER if source.path else AFTER, model)
+    prover.chunked(SAME_CHUNKED, model)
     finish(trainer, prover)
 
 

@@ -112,7 +112,7 @@ class Bench:
         self.prover = Prover(
             held_out,
             AutoTokenizer.from_pretrained(self.source),
-            window=self.native.max_position_embeddings,
+            source_length=self.native.max_position_embeddings,
             max_seq_length=length,
             at_most=arguments.documents,
             mlm_probability=0.15,
@@ -158,7 +158,7 @@ class Bench:
     def sums(self, texts: list[Scores]) -> dict[str, Any]:
         """Sums over masked tokens: by text and position bucket, and by every 64 positions."""
         proof = self.prover.proof
-        columns = {**proof.columns(), "first seam": (proof.window - SEAM, proof.window + SEAM)}
+        columns = {**proof.columns(), "first seam": (proof.source_length - SEAM, proof.source_length + SEAM)}
         bins = [(start, start + BIN) for start in range(0, proof.max_seq_length, BIN)]
         return {
             "sums": {title: [_sum([text.within(*bounds)]) for text in texts] for title, bounds in columns.items()},

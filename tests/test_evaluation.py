@@ -69,7 +69,7 @@ def test_buckets_cover_all_positions_once():
 
 def test_the_table_adds_up(tmp_path):
     position = np.arange(1024)
-    proof = Proof(window=512, max_seq_length=1024, documents=1)
+    proof = Proof(source_length=512, max_seq_length=1024, documents=1)
     proof.rows["source"] = Scores(position, np.where(position < 512, 2.0, 4.0), position % 2 == 0)
     proof.rows["longer"] = Scores(position, np.full(1024, 2.0), position % 2 == 0)
     proof.save(tmp_path)
@@ -84,6 +84,6 @@ def test_the_table_adds_up(tmp_path):
 
 def test_documents_that_are_too_short_cannot_prove_anything(tokenizer):
     short = datasets.Dataset.from_dict({"text": ["a few words"], "document": ["short"]})
-    settings = {"window": 512, "max_seq_length": 1024, "at_most": 4, "mlm_probability": 0.15, "seed": 0}
+    settings = {"source_length": 512, "max_seq_length": 1024, "at_most": 4, "mlm_probability": 0.15, "seed": 0}
     with pytest.raises(ValueError, match="longer than 512"):
         Prover(short, tokenizer, **settings)

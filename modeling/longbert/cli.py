@@ -147,6 +147,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .data.documents import load_documents, split_held_out
     from .proof import Prover
+    from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
     from .source import find_source, load_for_pretraining, load_tokenizer
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
@@ -160,18 +161,18 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     prover = Prover(
         documents,
         tokenizer,
-        window=config.pretrained_positions,
+        source_length=config.pretrained_positions,
         max_seq_length=arguments.max_seq_length or config.max_position_embeddings,
         at_most=arguments.documents,
         mlm_probability=arguments.mlm_probability,
         seed=arguments.seed,
     )
     source = find_source(arguments.source or arguments.model)
-    prover.chunked("source, chunked", load_for_pretraining(source, LongBertConfig.from_pretrained(source)))
+    prover.chunked(SOURCE_CHUNKED, load_for_pretraining(source, LongBertConfig.from_pretrained(source)))
     model = load_for_pretraining(path, config)
-    prover.whole("this model", model)
+    prover.whole(THIS, model)
     if arguments.source:
-        prover.chunked("this model, chunked", model)
+        prover.chunked(THIS_CHUNKED, model)
     print(prover.proof.to_markdown())
     if arguments.out:
         prover.proof.save(arguments.out)

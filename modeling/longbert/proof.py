@@ -43,16 +43,16 @@ def mask_documents(
     return [MaskedDocument(*mask(row, seed, index)) for index, row in enumerate(rows)]
 
 
-def reading(tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Reading:
-    """Read a document whole, or chunked: in windows of at most `window` tokens, [CLS] and [SEP] counted."""
+def reading(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) -> Reading:
+    """Read a document whole, or in chunks of at most `chunk_length` tokens, [CLS] and [SEP] counted."""
 
     def read(document: MaskedDocument) -> list[Segment]:
-        size = len(document.input_ids) if window is None else window - 2
+        size = len(document.input_ids) if chunk_length is None else chunk_length - 2
         special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         return [
             Segment(
                 frame(document.input_ids[start : start + size], document.labels[start : start + size], *special),
-                # [CLS] is position 0 of the whole document; the frame of a later window has no place of its own
+                # [CLS] is position 0 of the whole document; the frame of a later chunk has no place of its own
                 torch.arange(start, min(start + size, len(document.input_ids)) + 2),
             )
             for start in range(0, len(document.input_ids), size)
@@ -113,9 +113,9 @@ def score(
     return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
 
 
-def position_buckets(max_seq_length: int, window: int) -> list[tuple[int, int]]:
-    """[0, window), [window, 2 window), [2 window, 4 window), ... up to `max_seq_length`."""
-    edges = [0, window]
+def position_buckets(max_seq_length: int, source_length: int) -> list[tuple[int, int]]:
+    """[0, n), [n, 2n), [2n, 4n), ... up to `max_seq_length`, where n is the source length."""
+    edges = [0, source_length]
     while edges[-1] < max_seq_length:
         edges.append(edges[-1] * 2)
     return list(zip(edges, [*edges[1:-1], max_seq_length], strict=False))
@@ -125,21 +125,21 @@ def position_buckets(max_seq_length: int, window: int) -> list[tuple[int, int]]:
 class Proof:
     """The table of a claim that an extended model works, row by row, with what it takes to read it."""
 
-    window: int
+    source_length: int
     max_seq_length: int
     documents: int
     rows: dict[str, Scores] = field(default_factory=dict)
 
     def columns(self) -> dict[str, tuple[int, int | None]]:
         """Position buckets, all positions that the source could not reach, and all."""
-        buckets = position_buckets(self.max_seq_length, self.window)
+        buckets = position_buckets(self.max_seq_length, self.source_length)
         named = {f"{start}-{stop - 1}": (start, stop) for start, stop in buckets}
-        return {**named, f"≥ {self.window}": (self.window, None), "all": (0, None)}
+        return {**named, f"≥ {self.source_length}": (self.source_length, None), "all": (0, None)}
 
     def to_dict(self) -> dict:
         """Everything that the table and the picture show."""
         return {
-            "window": self.window,
+            "source_length": self.source_length,
             "max_seq_length": self.max_seq_length,
             "documents": self.documents,
             "rows": {
@@ -152,9 +152,9 @@ class Proof:
         }
 
     def seams(self, scores: Scores, reach: int = 16) -> dict[str, float]:
-        """Mean loss within `reach` tokens of a multiple of the window, and elsewhere past the first window."""
-        past = scores.within(self.window - reach, None)
-        near = (past.position + reach) % self.window < 2 * reach
+        """Mean loss within `reach` tokens of a multiple of the source length, and elsewhere past the first."""
+        past = scores.within(self.source_length - reach, None)
+        near = (past.position + reach) % self.source_length < 2 * reach
         return {
             "near": float(past.loss[near].mean()) if near.any() else float("nan"),
             "elsewhere": float(past.loss[~near].mean()) if (~near).any() else float("nan"),
@@ -165,7 +165,7 @@ class Proof:
         titles = list(self.columns())
         lines = [
             f"Held-out MLM loss (nats; difference to the first row) and accuracy by position, {self.documents} texts "
-            f"of {self.window + 1} to {self.max_seq_length} tokens, the same masks in every row:",
+            f"of {self.source_length + 1} to {self.max_seq_length} tokens, the same masks in every row:",
             "",
             f"| | {' | '.join(titles)} |",
             f"|---|{'---|' * len(titles)}",
@@ -189,21 +189,23 @@ class Proof:
         (folder / "proof.md").write_text(self.to_markdown() + "\n")
         (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
         lines = {name: (scores.position, scores.loss) for name, scores in self.rows.items()}
-        title = f"{self.documents} held-out texts, the same masks in every line; dashes: multiples of {self.window}"
-        plot_losses(lines, self.window, self.max_seq_length, title, folder / "proof.png")
+        title = (
+            f"{self.documents} held-out texts, the same masks in every line; dashes: multiples of {self.source_length}"
+        )
+        plot_losses(lines, self.source_length, self.max_seq_length, title, folder / "proof.png")
 
 
 class Prover:
     """Held-out texts with fixed masks, and the proof that grows row by row as models read them.
 
     Args:
-        documents: held-out documents, column `text`. Each is cut at `max_seq_length`; pieces that fit the `window` are
-            left out, for there a chunked and a long reading are the same.
-        window: the source's own length, at which the chunked baseline reads.
+        documents: held-out documents, column `text`. Each is cut at `max_seq_length`; pieces that fit the
+            `source_length` are left out, for there a chunked and a long reading are the same.
+        source_length: tokens that the source reads, and that the chunked baseline reads at a time.
         at_most: texts to read, spread evenly over all there are.
 
     Raises:
-        ValueError: no text is longer than the window.
+        ValueError: no text is longer than the source length.
     """
 
     def __init__(
@@ -211,28 +213,28 @@ class Prover:
         documents: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        window: int,
+        source_length: int,
         max_seq_length: int,
         at_most: int,
         mlm_probability: float,
         seed: int,
     ):
         rows = make_rows(tokenize(documents, tokenizer), RowSettings(max_seq_length))
-        texts = [text for (text,) in rows["texts"] if len(text) + 2 > window]
+        texts = [text for (text,) in rows["texts"] if len(text) + 2 > source_length]
         if not texts:
             raise ValueError(
-                f"none of the {len(documents)} held-out documents is longer than {window} tokens: longer positions "
-                "cannot be proven on them"
+                f"none of the {len(documents)} held-out documents is longer than {source_length} tokens: longer "
+                "positions cannot be proven on them"
             )
         chosen = np.unique(np.linspace(0, len(texts) - 1, min(at_most, len(texts))).astype(int))
         self.tokenizer = tokenizer
         self.texts = mask_documents([texts[index] for index in chosen], tokenizer, mlm_probability, seed)
-        self.proof = Proof(window, max_seq_length, len(self.texts))
+        self.proof = Proof(source_length, max_seq_length, len(self.texts))
 
     def chunked(self, name: str, model: BertPreTrainedModel) -> None:
-        """Add the row of a model that reads windows of the source's length."""
-        read = reading(self.tokenizer, self.proof.window)
-        title = f"{name} at {self.proof.window}"
+        """Add the row of a model that reads chunks of the source's length."""
+        read = reading(self.tokenizer, self.proof.source_length)
+        title = f"{name} at {self.proof.source_length}"
         self.proof.rows[title] = score(model, self.texts, read, self.tokenizer, title)
 
     def metrics(self, model: BertPreTrainedModel) -> dict[str, float]:

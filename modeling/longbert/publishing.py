@@ -19,6 +19,7 @@ from .configuration_longbert import LongBertConfig
 from .folders import PACKAGE_SCHEME, resolve_path
 from .inspecting import disagreements
 from .model_card import ENCODER_LIBRARY, PIPELINE_TAGS, architecture_of, model_card
+from .proof_rows import PROVED
 from .source import copy_sentence_modules, load_long, saved_tokenizer
 
 
@@ -28,8 +29,6 @@ TABLES = {"proof.md": "proof.png", "results.md": "by_position.png"}
 EVIDENCE = (*TABLES, *TABLES.values(), "proof.json", "results.json", SETTINGS)
 # where it was written and published is nobody's business
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision")
-# the row of a proof that is the model itself, the best known first
-PROVED = ("extended, after training", "after training", "this model", "extended, before training")
 
 
 def write_card(
