@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from longbert import POSITION_INITS, PositionInit
+from longbert import POSITION_INITS, PositionInit, register_position_init
 
 
 WINDOW = 512
@@ -94,7 +94,8 @@ FILLS = {
     "continued": _continued,
     "hierarchical, coarse rows 128 + 16 b": _coarse_rows(128, 16),
 }
-POSITION_INITS |= {name: PositionInit(fill) for name, fill in FILLS.items()}
+for _name, _fill in FILLS.items():
+    register_position_init(_name, PositionInit(_fill))
 TABLE = {"position_type": "learned-extended"}
 RECIPES: dict[str, dict[str, Any]] = {
     **{name: {**TABLE, "position_init": name} for name in POSITION_INITS if not name.startswith("hierarchical")},

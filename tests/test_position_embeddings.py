@@ -29,7 +29,9 @@ from longbert import (
     LongBertConfig,
     LongBertModel,
     PositionEmbedding,
+    PositionInit,
     extend_table,
+    register_position_init,
     register_position_type,
 )
 
@@ -346,3 +348,32 @@ def test_what_cannot_be_registered():
         with pytest.raises(TypeError, match="subclass of longbert.PositionEmbedding"):
             register_position_type("wrong", wrong)
     assert "wrong" not in POSITION_TYPES
+
+
+# A filling of one's own
+
+
+def in_reverse(table, length, config):
+    return torch.cat((table, table.flip(0)[: length - len(table)]))
+
+
+@pytest.fixture
+def reverse():
+    register_position_init("reverse", PositionInit(in_reverse))
+    yield {"position_type": "learned-extended", "position_init": "reverse", "max_position_embeddings": N + 4}
+    del POSITION_INITS["reverse"]
+
+
+def test_a_registered_init_fills_what_is_saved_and_loaded(reverse, bert, source_rows, tmp_path):
+    model = auto_class("ForMaskedLM").from_pretrained(bert(), config=LongBertConfig.from_pretrained(bert(), **reverse))
+    expected = torch.cat((source_rows, source_rows.flip(0)[:4]))
+    assert_equal(model.position_table(), expected)
+    model.save_pretrained(tmp_path)
+    assert_equal(auto_class("ForMaskedLM").from_pretrained(tmp_path).position_table(), expected)
+
+
+def test_what_cannot_be_registered_as_an_init():
+    with pytest.raises(TypeError, match="is a longbert.PositionInit"):
+        register_position_init("wrong", in_reverse)
+    with pytest.raises(ValueError, match="'tile' is already registered"):
+        register_position_init("tile", PositionInit(in_reverse))

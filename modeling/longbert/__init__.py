@@ -24,6 +24,7 @@ from .position_embeddings import (
     PositionEmbedding,
     PositionInit,
     extend_table,
+    register_position_init,
     register_position_type,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "PositionInit",
     "extend",
     "extend_table",
+    "register_position_init",
     "register_position_type",
 ]
 

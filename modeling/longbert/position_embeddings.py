@@ -97,6 +97,20 @@ POSITION_INITS: dict[str, PositionInit] = {
 }
 
 
+def register_position_init(name: str, position_init: PositionInit) -> None:
+    """Make `config.position_init = name` fill the rows of `learned-extended` in every head, script and tool.
+
+    Raises:
+        TypeError: it is not a `PositionInit`.
+        ValueError: the name is taken by another one.
+    """
+    if not isinstance(position_init, PositionInit):
+        raise TypeError(f"a position init is a longbert.PositionInit, got {position_init!r}")
+    if POSITION_INITS.get(name, position_init) != position_init:
+        raise ValueError(f"position init {name!r} is already registered")
+    POSITION_INITS[name] = position_init
+
+
 def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
     """Fill a learned table up to `length` rows as `config.position_init` says.
 
