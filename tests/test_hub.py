@@ -268,15 +268,28 @@ LongBertModel.from_pretrained("ann/bert", config=config).push_to_hub("by-hand")
 """
 
 
-def test_licence_language_and_base_model_of_the_source_are_carried_over(hub, tiny_source, tmp_path):
+CARD = b"---\nlicense: cc-by-4.0\nlanguage: en\n---\n# A BERT\n"
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+MODULES += [{"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"}]
+SENTENCE_MODULES = {
+    "modules.json": json.dumps(MODULES).encode(),
+    "sentence_bert_config.json": b'{"max_seq_length": 64}',
+    "pool/config.json": b'{"pooling_mode": "mean"}',
+}
+
+
+def test_licence_language_base_model_and_modules_of_the_source_are_carried_over(hub, tiny_source, tmp_path):
     repository = hub.repositories["ann/bert"] = type(next(iter(hub.repositories.values())))()
     files = {path.name: path.read_bytes() for path in tiny_source.iterdir()}
-    repository.commit("main", {**files, "README.md": b"---\nlicense: cc-by-4.0\nlanguage: en\n---\n# A BERT\n"})
+    repository.commit("main", {**files, **SENTENCE_MODULES, "README.md": CARD})
     done = python(EXTEND, tmp_path / "long", environment=at(hub, tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     header = yaml.safe_load((tmp_path / "long" / "README.md").read_text().split("---\n")[1])
     assert header["license"] == "cc-by-4.0"
     assert header["language"] == "en"
+    assert header["library_name"] == "sentence-transformers"
+    assert json.loads((tmp_path / "long" / "pool" / "config.json").read_text()) == {"pooling_mode": "mean"}
+    assert json.loads((tmp_path / "long" / "sentence_bert_config.json").read_text()) == {"max_seq_length": 128}
     assert header["base_model"] == "ann/bert"
     data, text = card_of(hub, "ann/by-hand")
     assert data["base_model"] == "ann/bert"
