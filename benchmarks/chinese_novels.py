@@ -22,9 +22,12 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 def main(sanguo: str, honglou: str, encoder: str, out: str) -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    chapters = json.loads(Path(sanguo).read_text()) + re.split(r"(?m)^(?=第\S{1,4}回)", Path(honglou).read_text())[1:]
+    chapters = (
+        json.loads(Path(sanguo).read_text("utf-8"))
+        + re.split(r"(?m)^(?=第\S{1,4}回)", Path(honglou).read_text("utf-8"))[1:]
+    )
     lines = [json.dumps({"text": chapter}, ensure_ascii=False) for chapter in chapters]
-    (folder / "novels.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "novels.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     used = {index for chapter in chapters for index in tokenizer(chapter, verbose=False)["input_ids"]}

@@ -68,14 +68,14 @@ class Study:
 
     def __init__(self, file: Path):
         self.file = file
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
         self.results = {Cell(**line.pop("cell")): line for line in map(json.loads, lines)}
 
     def add(self, cell: Cell, result: dict[str, Any]) -> None:
         """Keep a measurement."""
         self.results[cell] = result
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a") as file:
+        with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps({"cell": dataclasses.asdict(cell), **result}) + "\n")
 
 

@@ -95,7 +95,7 @@ def save_documents(file: Path, tokens: int, number: int) -> Path:
     draw = random.Random(0)
     documents = [" ".join(f"w{draw.randrange(5, BASE['vocab_size'])}" for _ in range(tokens)) for _ in range(number)]
     lines = (json.dumps({"text": text, "label": "ab"[index % 2]}) for index, text in enumerate(documents))
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(lines), "utf-8")
     return file
 
 
@@ -117,7 +117,7 @@ def command(case: Case, source: Path, folder: Path) -> list[str]:
         "use_cpu": True,
     }
     file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(settings))
+    file.write_text(yaml.safe_dump(settings), "utf-8")
     return [sys.executable, str(SCRIPT), str(file)]
 
 
@@ -222,7 +222,7 @@ def main() -> int:
             if case.name in arguments.cases:
                 content["cases"].append(measure(case, source, arguments))
                 print(row(content["cases"][-1]), flush=True)
-                file.write_text(json.dumps(content, indent=1) + "\n")
+                file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"\nWritten: {file.name}")
     return int(any("problem" in record for record in content["cases"]))
 

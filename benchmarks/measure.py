@@ -144,7 +144,7 @@ def time_steps(work: Work, device: str) -> dict[str, float]:
 def busy_seconds() -> float:
     """Processor time that the machine has spent on anything, the host's other guests included."""
     user, nice, system, _idle, _iowait, *interrupts_and_steal = map(
-        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+        int, Path("/proc/stat").read_text("utf-8").split("\n")[0].split()[1:9]
     )
     return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
 
@@ -160,14 +160,14 @@ def peak_memory(work: Work, device: str) -> dict[str, float]:
         work.step(work.length)
         return {"bytes": torch.cuda.max_memory_allocated() - before, "bytes_before": before}
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to what is resident now
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # resets VmHWM to what is resident now
     before = status_bytes("VmRSS")
     work.step(work.length)
     return {"bytes": status_bytes("VmHWM") - before, "bytes_before": before}
 
 
 def status_bytes(field: str) -> int:
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))[1])
 
 
 def keep_result(work: Work, device: str, path: str) -> dict[str, float]:
@@ -319,7 +319,7 @@ def environment(device: str) -> dict[str, Any]:
         answer = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
         return answer.stdout.strip()
 
-    processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -393,7 +393,7 @@ class Report:
 
     def add(self, record: dict[str, Any]) -> None:
         self.content["cases"].append(record)
-        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+        self.path.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
         remarks = [record["problem"]] if "problem" in record else []
         if record.get("difference") is not None and not remarks:
             remarks.append(f"equal to {record['difference']:.0e}")

@@ -15,7 +15,7 @@ import longbert  # noqa: F401  registers the classes; trust_remote_code=True doe
 def main(model_path: str, text_path: str | None = None) -> None:
     model = AutoModelForMaskedLM.from_pretrained(model_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    text = Path(text_path or a_speech()).read_text()
+    text = Path(text_path or a_speech()).read_text("utf-8")
     input_ids = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
     length = input_ids.shape[1]
     for position in torch.linspace(min(600, length // 2), length - 20, 5).long().tolist():

@@ -112,3 +112,26 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "train.py: unknown setting 'lerning_rate': did you mean learning_rate" in done.stderr
+
+
+SHIPPED = [*PACKAGE.rglob("*.py"), ROOT / "train.py", *(ROOT / "finetune").rglob("*.py")]
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_for_linux_alone(file):
+    """Text is read and written as utf-8, whatever the system's own encoding, and modules that Windows lacks are not
+    imported with the package."""
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+            given = len(node.args) + sum(keyword.arg == "encoding" for keyword in node.keywords)
+            assert not (name == "read_text" and given < 1), node.lineno
+            assert not (name == "write_text" and given < 2), node.lineno
+            if name == "open" and isinstance(node.func, ast.Name):
+                binary = any(isinstance(each, ast.Constant) and "b" in str(each.value) for each in node.args[1:2])
+                assert binary or any(keyword.arg == "encoding" for keyword in node.keywords), node.lineno
+            assert name not in ("fork", "killpg", "SIGHUP", "SIGUSR1"), node.lineno
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            assert not {alias.name for alias in node.names} & {"resource", "fcntl", "pwd", "grp", "termios"}

@@ -11,10 +11,10 @@ from pathlib import Path
 
 def documents(package: str) -> Iterator[tuple[str, str, list[list[tuple[str, str]]]]]:
     """Name, genre, and sentences of (word, tag), document by document."""
-    for entry in sorted(Path(package, "cats.txt").read_text().split("\n")):
+    for entry in sorted(Path(package, "cats.txt").read_text("utf-8").split("\n")):
         if entry.strip():
             name, genre = entry.split()[:2]
-            tagged = [line.split() for line in Path(package, name).read_text().split("\n") if line.strip()]
+            tagged = [line.split() for line in Path(package, name).read_text("utf-8").split("\n") if line.strip()]
             yield name, genre, [[token.rpartition("/")[::2] for token in tokens] for tokens in tagged]
 
 
@@ -23,7 +23,7 @@ def main(package: str, out: str) -> None:
     for name, genre, sentences in documents(package):
         text = " ".join(word for sentence in sentences for word, _ in sentence)
         lines.append(json.dumps({"file": name, "genre": genre, "text": text}))
-    Path(out).write_text("\n".join(lines) + "\n")
+    Path(out).write_text("\n".join(lines) + "\n", "utf-8")
     print(f"{len(lines)} documents")
 
 

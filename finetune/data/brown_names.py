@@ -46,7 +46,7 @@ def main(package: str, out: str) -> None:
         labels = [found for sentence in sentences for found in label([tag for _, tag in sentence])]
         counts.update(found[2:] for found in labels if found.startswith("B-"))
         lines.append(json.dumps({"file": name, "genre": genre, "words": words, "labels": labels}))
-    Path(out).write_text("\n".join(lines) + "\n")
+    Path(out).write_text("\n".join(lines) + "\n", "utf-8")
     print(f"{len(lines)} documents", *(f"{number} {found}" for found, number in counts.most_common()), sep=", ")
 
 

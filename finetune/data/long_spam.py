@@ -22,7 +22,7 @@ def main(data: str, out: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_path("package://cognition/model"))
     lines, seen = [], set()
     for file in sorted(Path(data).glob("*/*.json")):
-        mail = json.loads(file.read_text())
+        mail = json.loads(file.read_text("utf-8"))
         text = body(mail["text"])
         words = " ".join(re.findall(r"[a-z]+", text.lower()))
         tokens = len(tokenizer(text, verbose=False)["input_ids"])
@@ -32,7 +32,7 @@ def main(data: str, out: str) -> None:
         label = "spam" if mail["group"].startswith("spam") else "ham"
         lines.append({"id": f"{mail['group']}/{mail['id']}", "label": label, "group": words[:60], "text": text})
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path(out).write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     print(f"{len(lines)} mails, {sum(line['label'] == 'spam' for line in lines)} of them spam")
 
 

@@ -52,7 +52,7 @@ def main() -> None:
             depth = (index + 0.5) / number
             example = hide(draw.choice(contexts), depth, draw.sample(names, 1 + arguments.distractors), draw)
             lines.append({"id": f"{split}-{index}", **example})
-        (arguments.out / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (arguments.out / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         print(f"{split}: {number} questions, {len(contexts)} pieces of speeches")
 
 

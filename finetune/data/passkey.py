@@ -184,7 +184,7 @@ class Haystack:
 
 def write(file: Path, lines: list[dict]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     print(f"{file}: {len(lines)} lines")
 
 

@@ -30,7 +30,9 @@ def main(file: str, out: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     corpus = [{"id": name, "text": text} for text, name in articles.items()]
     for name, lines in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8"
+        )
     print(f"{len(queries)} questions to {len(corpus)} articles")
 
 

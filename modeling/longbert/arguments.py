@@ -288,4 +288,4 @@ def write_config(file: str | Path, *instances: Any) -> None:
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(yaml.safe_dump(settings, sort_keys=False))
+    Path(file).write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")

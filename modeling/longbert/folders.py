@@ -65,14 +65,14 @@ def write_manifest(folder: Path) -> None:
     """Write the sha256 of every file in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
 
 
 def damage(folder: str | Path) -> str | None:
     """What is wrong with a folder that `publish` wrote; None where it is whole."""
     folder = Path(folder)
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
+        sums = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
         return f"has no readable {MANIFEST}: it was never finished"
     for name, expected in sums.items():
@@ -89,6 +89,8 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder, and keeps its names by itself
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

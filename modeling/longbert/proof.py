@@ -186,8 +186,8 @@ class Proof:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "proof.md").write_text(self.to_markdown() + "\n")
-        (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        (folder / "proof.md").write_text(self.to_markdown() + "\n", "utf-8")
+        (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
         lines = {name: (scores.position, scores.loss) for name, scores in self.rows.items()}
         title = (
             f"{self.documents} held-out texts, the same masks in every line; dashes: multiples of {self.source_length}"

@@ -53,7 +53,7 @@ def write_card(
     for file in EVIDENCE:
         if run is not None and Path(run, file).exists():
             shutil.copy(Path(run, file), folder)
-    settings = yaml.safe_load((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else {}
+    settings = yaml.safe_load((folder / SETTINGS).read_text("utf-8")) if (folder / SETTINGS).exists() else {}
     source = source or settings.get("model")
     name = name or folder.resolve().name
     config = LongBertConfig.from_pretrained(folder)
@@ -90,7 +90,7 @@ def _sections(folder: Path, settings: dict[str, Any], command: str | None) -> di
     shown = []
     for table, picture in TABLES.items():
         if (folder / table).exists():
-            shown.append((folder / table).read_text().strip())
+            shown.append((folder / table).read_text("utf-8").strip())
         if (folder / picture).exists():
             shown.append(f"![by position in the text]({picture})")
     trained = [f"    {command}"] if command else []
@@ -123,7 +123,7 @@ Figure = tuple[str, str, float]
 
 def _proved(file: Path) -> list[Figure]:
     """(title, metric, value) of the model's own row, over all positions and past the source's."""
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else {}
     row = next((rows[name] for name in PROVED if name in rows), None)
     buckets = {} if row is None else row["buckets"]
     return [
@@ -136,7 +136,7 @@ def _proved(file: Path) -> list[Figure]:
 
 def _tested(file: Path, row: str | None) -> list[Figure]:
     """(title, metric, value) of the model's own row on the test set."""
-    rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     figures = rows.get(row or "") or next(iter(rows.values()), {})
     return [(name, name, value) for name, value in figures.items() if isinstance(value, float)]
 

@@ -166,13 +166,13 @@ def kept_predictions(folder: Path) -> list[dict[str, Any]] | None:
     """What a finished run has predicted; None where it is not finished."""
     if damage(folder / "predictions") is not None:
         return None
-    return [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()]
 
 
 def keep_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
     """Mark a run as finished."""
     with written_aside(folder / "predictions") as aside:
-        (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions))
+        (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions), "utf-8")
 
 
 def _plan(

@@ -118,8 +118,8 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write results.md, results.json and, where it is known what decides, by_position.png into `folder`."""
-        Path(folder, "results.md").write_text(self.to_markdown() + "\n")
-        Path(folder, "results.json").write_text(json.dumps(self.figures, indent=2) + "\n")
+        Path(folder, "results.md").write_text(self.to_markdown() + "\n", "utf-8")
+        Path(folder, "results.json").write_text(json.dumps(self.figures, indent=2) + "\n", "utf-8")
         step = max(64, self.reach // 16)
         bins = [(start, start + step) for start in range(0, self.reach, step)]
         drawn = {}

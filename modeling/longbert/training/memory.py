@@ -1,9 +1,10 @@
 """What a run holds in memory: activations that are computed again, and the most that was held."""
 
 import functools
-import resource
+import sys
 from typing import Any
 
+import psutil
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
@@ -36,6 +37,12 @@ def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held on the device, or in all on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows does not have
+
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -176,7 +176,7 @@ def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, window: int)
 def _read_lines(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """The objects of a jsonl file, their ids as text."""
     lines, seen = [], set()
-    for number, text in enumerate(file.read_text().splitlines(), start=1):
+    for number, text in enumerate(file.read_text("utf-8").splitlines(), start=1):
         try:
             line = json.loads(text)
         except ValueError as error:

@@ -50,7 +50,7 @@ def read_questions(path: str, arguments: QuestionAnsweringArguments) -> datasets
     """Read SQuAD's json, or a file with columns, as `id`, `question`, `context`, `answers`."""
     resolved = resolve_path(path)
     if resolved.endswith(".json"):
-        content = json.loads(Path(resolved).read_text())
+        content = json.loads(Path(resolved).read_text("utf-8"))
         if isinstance(content, dict) and "data" in content:
             return datasets.Dataset.from_list(list(_squad(content["data"], arguments.merge_articles)))
     names = ("question", "context", "answers")
