@@ -39,18 +39,22 @@ class Strategy:
         extended: by the long model; else by the source at its own length.
         pooled: in several pieces, whose vectors are pooled.
         read: (ids without special tokens, tokens of a piece) -> pieces.
+        first_alone: of a text in several pieces it reads the first and no other.
+        skips_middle: it leaves out what lies between, so that answers and words there cannot be found.
     """
 
     extended: bool
     pooled: bool
     read: Callable[[list[int], int], list[list[int]]]
+    first_alone: bool = False
+    skips_middle: bool = False
 
 
 STRATEGIES = {
-    "long": Strategy(True, False, _first),
-    "truncate": Strategy(False, False, _first),
-    "head-tail": Strategy(False, False, _head_tail),
-    "chunk-pool": Strategy(False, True, _windows),
+    "long": Strategy(extended=True, pooled=False, read=_first),
+    "truncate": Strategy(extended=False, pooled=False, read=_first, first_alone=True),
+    "head-tail": Strategy(extended=False, pooled=False, read=_head_tail, skips_middle=True),
+    "chunk-pool": Strategy(extended=False, pooled=True, read=_windows),
 }
 
 
@@ -72,7 +76,7 @@ def overlapping(length: int, size: int, stride: int) -> range:
 def window_starts(strategy: Strategy, length: int, size: int, stride: int) -> range:
     """Where the windows begin that a strategy reads: `overlapping` ones, or the first alone where it truncates."""
     starts = overlapping(length, size, stride)
-    return starts[:1] if strategy is STRATEGIES["truncate"] else starts
+    return starts[:1] if strategy.first_alone else starts
 
 
 def decided_tokens(starts: range, length: int, size: int, stride: int) -> list[tuple[int, int]]:

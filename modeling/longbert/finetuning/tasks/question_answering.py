@@ -28,7 +28,7 @@ from ...source import Source
 from ..examples import ExampleArguments, read_examples, refuse_empty
 from ..metrics import Figures, SpanMetric
 from ..report import decided_within
-from ..strategies import STRATEGIES, Strategy, marks_of_first, read_windows, window_rows, window_starts
+from ..strategies import Strategy, marks_of_first, read_windows, window_rows, window_starts
 from .task import Task
 
 
@@ -217,7 +217,7 @@ class QuestionAnswering(Task):
         Raises:
             ValueError: a strategy that would tear answers apart.
         """
-        if strategy is STRATEGIES["head-tail"]:
+        if strategy.skips_middle:
             raise ValueError("head-tail would tear answers apart: strategies must be of long, truncate, chunk-pool")
         return QuestionEncoder(self.tokenizer, strategy, max_length)
 

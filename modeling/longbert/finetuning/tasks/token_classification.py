@@ -27,7 +27,7 @@ from ...modeling_longbert import LongBertForTokenClassification
 from ...source import Source
 from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
 from ..metrics import EntityMetric, Figures, WordMetric
-from ..strategies import STRATEGIES, Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
+from ..strategies import Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
 from .task import Task
 
 
@@ -231,7 +231,7 @@ class TokenClassification(Task):
         Raises:
             ValueError: a strategy that would leave a gap, or windows that cannot share `stride` tokens.
         """
-        if strategy is STRATEGIES["head-tail"]:
+        if strategy.skips_middle:
             raise ValueError(
                 "head-tail would leave words in the middle without a label: strategies must be of long, truncate, "
                 "chunk-pool"
