@@ -24,11 +24,13 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     command.add_argument("out", help="new or empty folder")
     command.add_argument("--max-positions", type=int, required=True, help="tokens the new model reaches")
     command.add_argument(
-        "--recipe", choices=list(RECIPES), help="by how much training follows; default for a plain BERT: untrained"
+        "--recipe",
+        choices=list(RECIPES),
+        help="choose by how much training will follow; default for a plain BERT: untrained",
     )
     unsaid = {"default": argparse.SUPPRESS}
     command.add_argument(
-        "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as those below", **unsaid
+        "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as do the options below", **unsaid
     )
     command.add_argument("--position-init", choices=list(POSITION_INITS), **unsaid)
     command.add_argument("--alpha", type=float, dest="hierarchical_alpha", help="hierarchical_alpha", **unsaid)

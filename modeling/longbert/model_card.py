@@ -1,4 +1,4 @@
-"""What a model on the Hub says about itself. Travels beside it, so that it is said wherever it is pushed from."""
+"""The card that describes a model on the Hub. Travels beside the model, so that every push can write it."""
 
 from typing import Any
 

@@ -18,7 +18,8 @@ from .data.rows import RowSettings, make_rows, tokenize
 
 @dataclass
 class MaskedDocument:
-    """A held-out text with its masks drawn once, so that every model and every way to read it predicts the same."""
+    """A held-out text with its masks drawn once, so that every model and every way of reading predicts the same
+    tokens."""
 
     input_ids: torch.LongTensor
     labels: torch.LongTensor
@@ -26,7 +27,7 @@ class MaskedDocument:
 
 @dataclass
 class Segment:
-    """What a model reads at a time: `features` framed by [CLS] and [SEP], and each token's place in the text."""
+    """What a model reads at once: `features` framed by [CLS] and [SEP], and each token's place in the text."""
 
     features: dict[str, torch.LongTensor]
     positions: torch.LongTensor
@@ -44,7 +45,7 @@ def mask_documents(
 
 
 def reading(tokenizer: PreTrainedTokenizerBase, window: int | None = None) -> Reading:
-    """Read a document whole, or chunked: in windows of at most `window` tokens, [CLS] and [SEP] counted."""
+    """Read a document whole, or in chunks of at most `window` tokens, [CLS] and [SEP] counted."""
 
     def read(document: MaskedDocument) -> list[Segment]:
         size = len(document.input_ids) if window is None else window - 2
@@ -123,7 +124,7 @@ def position_buckets(max_seq_length: int, window: int) -> list[tuple[int, int]]:
 
 @dataclass
 class Proof:
-    """The table of a claim that an extended model works, row by row, with what it takes to read it."""
+    """The table that shows whether an extended model works, row by row, with the settings that it was measured by."""
 
     window: int
     max_seq_length: int
@@ -152,7 +153,7 @@ class Proof:
         }
 
     def seams(self, scores: Scores, reach: int = 16) -> dict[str, float]:
-        """Mean loss within `reach` tokens of a multiple of the window, and elsewhere past the first window."""
+        """Mean loss within `reach` tokens of a multiple of the chunk length, and elsewhere past the first chunk."""
         past = scores.within(self.window - reach, None)
         near = (past.position + reach) % self.window < 2 * reach
         return {
@@ -197,13 +198,13 @@ class Prover:
     """Held-out texts with fixed masks, and the proof that grows row by row as models read them.
 
     Args:
-        documents: held-out documents, column `text`. Each is cut at `max_seq_length`; pieces that fit the `window` are
-            left out, for there a chunked and a long reading are the same.
-        window: the source's own length, at which the chunked baseline reads.
+        documents: held-out documents, column `text`. Each is cut at `max_seq_length`; pieces that fit into one chunk
+        are left out, because reading them whole or in chunks is the same.
+        window: the source length, which is how much the chunked baseline reads at once.
         at_most: texts to read, spread evenly over all there are.
 
     Raises:
-        ValueError: no text is longer than the window.
+        ValueError: no text is longer than a chunk.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class Prover:
         self.proof = Proof(window, max_seq_length, len(self.texts))
 
     def chunked(self, name: str, model: BertPreTrainedModel) -> None:
-        """Add the row of a model that reads windows of the source's length."""
+        """Add the row of a model that reads chunks of the source's length."""
         read = reading(self.tokenizer, self.proof.window)
         title = f"{name} at {self.proof.window}"
         self.proof.rows[title] = score(model, self.texts, read, self.tokenizer, title)

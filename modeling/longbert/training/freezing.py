@@ -1,4 +1,4 @@
-"""What trains: everything, the new positions alone, or what regular expressions name."""
+"""Which weights are trained: all, the new positions only, or those that regular expressions name."""
 
 import re
 

@@ -58,7 +58,7 @@ def make_plan(
     run_args: PretrainingArguments,
     args: TrainingArguments,
 ) -> TrainingPlan | StreamedPlan:
-    """What every step of the run reads; says on the way what became of the documents.
+    """Plan what every step of the run reads, and print what became of the documents.
 
     A step has `per_device_train_batch_size` rows of `max_seq_length`, or as many tokens in shorter rows.
     """
@@ -103,7 +103,7 @@ def train_natively(
     args: TrainingArguments,
     prover: Prover,
 ) -> Source:
-    """Train the source's head at its own length, with as many tokens a step; what comes out is the source.
+    """Train the source's MLM head at the source's own length; the result is the source that the run then extends.
 
     Kept in `output_dir/native`, where a resumed run finds it.
     """
