@@ -67,7 +67,7 @@ class ModelArguments:
         if self.tokenizer is None:
             raise ValueError(f"{self.model} has no tokenizer of its own: set tokenizer to a folder or a Hub id")
         for name in self.config_overrides():
-            raise ValueError(f"{name} of a model from scratch is set in {self.model}, not beside it")
+            raise ValueError(f"{name} of a model from scratch is set in {self.model}: leave it out here")
 
     @property
     def from_scratch(self) -> bool:

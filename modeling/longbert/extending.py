@@ -94,7 +94,7 @@ def extend(
     """
     refuse_occupied(out)
     if "max_position_embeddings" in config_overrides:
-        raise ValueError("max_positions and max_position_embeddings are one: name max_positions alone")
+        raise ValueError("max_positions and max_position_embeddings are one setting: pass max_positions only")
     path = find_source(source)
     settings = extension_settings(path, recipe, config_overrides)
     arrived = load_long(source, encoder_only, max_position_embeddings=max_positions, **settings)

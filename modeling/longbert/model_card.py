@@ -131,5 +131,5 @@ def _limits(config: LongBertConfig) -> str:
             f"Under full attention positions past {n:,} look like earlier ones until they are trained: read the "
             "figures above, or measure."
         )
-    limits.append("What the source got wrong, its biases among them, is kept.")
+    limits.append("The source's errors and biases are kept.")
     return "\n".join(f"- {limit}" for limit in limits)

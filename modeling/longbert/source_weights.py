@@ -71,11 +71,11 @@ class SourceWeights:
         prefixes = tuple(sorted({name.removesuffix(WORDS) for name in shapes if name.endswith(WORDS)}))
         if not prefixes:
             raise ValueError(
-                f"no weight is called *{WORDS}, so there is no encoder of BERT's kind among the {len(shapes)} there "
-                f"are ({some(shapes)}): name a whole checkpoint of {', '.join(FAMILIES)}"
+                f"no weight is called *{WORDS}, so these {len(shapes)} weights hold no encoder like BERT's "
+                f"({some(shapes)}): name a whole checkpoint of {', '.join(FAMILIES)}"
             )
         if any(RELATIVE_POSITIONS in name for name in shapes):
-            raise ValueError(f"weights called *{RELATIVE_POSITIONS}* are relative positions, which BERT here has not")
+            raise ValueError(f"weights called *{RELATIVE_POSITIONS}* are relative positions, which this BERT lacks")
         return cls(shapes, mapping, _family(prefixes, config_dict), prefixes)
 
     @property

@@ -86,7 +86,7 @@ def make_plan(
         elif isinstance(rows, datasets.Dataset):
             steps = share * args.num_train_epochs * len(rows) / (batch_size * batches_per_step)
         else:
-            raise ValueError("streaming needs max_steps: how long an epoch is, is not known")
+            raise ValueError("streaming needs max_steps, because the length of an epoch is not known")
         phases.append(Phase(max(1, math.ceil(steps - 1e-9)), length, batch_size, rows, masker))
     if args.max_steps > 0:  # rounding up must not lengthen the run
         longest = max(phases, key=lambda phase: phase.steps)

@@ -132,7 +132,8 @@ def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
         if number < batch_size:
             raise ValueError(
                 f"train_file has {number} different values of {column}, and a batch of {batch_size} pairs needs as "
-                "many, so that its other documents are wrong: set a smaller per_device_train_batch_size"
+                "many, because a batch's other documents are the wrong answers: set a smaller "
+                "per_device_train_batch_size"
             )
 
 

@@ -65,7 +65,7 @@ class EmbeddingArguments(RunArguments):
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
         if self.train_baselines and self.strategies[0] != "long":
             raise ValueError(
-                "train_baselines reads windows by what long has become: put long first among strategies, got "
+                "train_baselines reads chunks with the trained long encoder: put long first among strategies, got "
                 f"{self.strategies}"
             )
         if self.mini_batch_size < 1:
@@ -276,7 +276,7 @@ def _training_examples(
     refuse_few(pairs, args.train_batch_size)
     if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
         raise ValueError(
-            f"no document of train_file has more than {window} tokens, and no new position would be trained: set "
+            f"no document of train_file has more than {window} tokens, so no new position would be trained: set "
             "position_sampling to offset, or train on longer documents"
         )
     if retrieval_args.validation_folder:

@@ -157,7 +157,7 @@ class QuestionAnswering(Task):
         if end - begin >= self.stride:
             raise ValueError(
                 f"example {example['id']}: its answer of {end - begin + 1} tokens is longer than the stride of "
-                f"{self.stride} that windows share, and would be cut in two: set a greater stride"
+                f"{self.stride} that pieces share, and would be cut in two: set a greater stride"
             )
 
     def windows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:
