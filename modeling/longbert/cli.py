@@ -102,7 +102,7 @@ def run_plot(arguments: argparse.Namespace) -> int:
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("evaluate", help="MLM loss by position, beside the source chunked at its own length")
+    command = commands.add_parser("evaluate", help="MLM loss by position, compared with the source reading chunks")
     command.add_argument("model")
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")

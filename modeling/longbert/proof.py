@@ -1,4 +1,4 @@
-"""The proof: MLM loss by position, an extended model beside its source chunked at 512, same tokens and masks."""
+"""The proof: MLM loss by position of an extended model and of its source in chunks, on the same tokens and masks."""
 
 import json
 from collections.abc import Callable, Iterable
