@@ -1,4 +1,4 @@
-"""Fine-tune a classifier of long documents, beside the baselines that a reviewer asks for.
+"""Fine-tune a classifier of long documents and compare it with the usual baselines.
 
 accelerate launch finetune/classification.py configs/finetune/X.yaml [key=value ...]
 """

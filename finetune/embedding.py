@@ -1,4 +1,4 @@
-"""Make an existing sentence encoder read long documents, beside what it can do with 512 tokens or windows of them.
+"""Make an existing sentence encoder read long documents, compared with 512 tokens and chunks of 512.
 
 accelerate launch finetune/embedding.py configs/finetune/X.yaml [key=value ...]
 """

@@ -1,4 +1,4 @@
-"""Fine-tune multiple choice over long contexts, beside reading 512 tokens, head and tail, or windows of them.
+"""Fine-tune multiple choice over long contexts, compared with 512 tokens, head and tail, and chunks.
 
 accelerate launch finetune/multiple_choice.py configs/finetune/X.yaml [key=value ...]
 """

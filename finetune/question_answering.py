@@ -1,4 +1,4 @@
-"""Fine-tune extractive question answering over long contexts, beside reading 512 tokens or windows of them.
+"""Fine-tune extractive question answering over long contexts, compared with 512 tokens and with chunks of 512.
 
 accelerate launch finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
 """

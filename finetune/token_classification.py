@@ -1,4 +1,4 @@
-"""Fine-tune labels of words, such as named entities, in long documents, beside reading 512 tokens or windows of them.
+"""Fine-tune labels of words, such as named entities, in long documents, compared with 512 tokens and with chunks.
 
 accelerate launch finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
 """

@@ -1,4 +1,4 @@
-"""What a run is told: dataclasses that YAML files and `key=value` overrides map onto, one to one."""
+"""The settings of a run: dataclasses whose fields are the keys of YAML files and of `key=value` overrides."""
 
 import dataclasses
 import difflib
@@ -38,7 +38,7 @@ def described(default: Any, text: str) -> Any:
 
 @dataclass(kw_only=True)
 class ModelArguments:
-    """Which checkpoint, and how it is taken past its last position; what is not set stays as the checkpoint has it."""
+    """Which checkpoint, and how it is extended; what is not set stays as the checkpoint has it."""
 
     model: str = described(
         "", "source checkpoint: a folder, a Hub id, or package://name/folder; a config file X.json trains from scratch"
@@ -50,16 +50,20 @@ class ModelArguments:
     position_init: str | None = described(
         None, f"how learned-extended fills its new rows: {', '.join(POSITION_INITS)}"
     )
-    hierarchical_alpha: float | None = described(None, "weight of the block code, hierarchical")
+    hierarchical_alpha: float | None = described(
+        None, "weight of the block's vector in hierarchical positions, between 0 and 1, not 0.5"
+    )
     attention_window: str | None = described(
         None,
-        "tokens, even, that a token of a long text sees around it; or full. By default a source that becomes "
-        "learned-extended gets a window as long as it reads, and a longbert model keeps what it has",
+        "how many tokens around it a token of a long text sees: an even number, or full. By default a source that "
+        "becomes learned-extended gets a window of its own length, and a longbert model keeps its window",
     )
-    global_tokens: int | None = described(None, "first tokens that see and are seen by all")
+    global_tokens: int | None = described(
+        None, "how many first tokens see, and are seen by, all others under a window"
+    )
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
-    hidden_dropout_prob: float | None = described(None, "dropout")
+    hidden_dropout_prob: float | None = described(None, "dropout of the hidden states")
     classifier_pooling: str | None = described(None, "what a classifier reads: cls, or mean of all tokens")
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class ModelArguments:
         if self.tokenizer is None:
             raise ValueError(f"{self.model} has no tokenizer of its own: set tokenizer to a folder or a Hub id")
         for name in self.config_overrides():
-            raise ValueError(f"{name} of a model from scratch is set in {self.model}, not beside it")
+            raise ValueError(f"{name} of a model from scratch is set in {self.model}: leave it out here")
 
     @property
     def from_scratch(self) -> bool:
@@ -92,11 +96,11 @@ class ModelArguments:
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """Which documents, cut and masked how."""
+    """Which documents, and how they are cut and masked."""
 
     data: list[str] = described([], "files, globs or folders of documents; package://name/... works too")
     text_column: str = described("text", "column of the documents in json, parquet and csv files")
-    streaming: bool = described(False, "read documents while they are used, for corpora larger than the disk cache")
+    streaming: bool = described(False, "read documents as they are needed, for corpora larger than the disk cache")
     held_out_every: int = described(10, "documents 0, k, 2k, ... are never trained on and make the proof")
     packing: bool = described(False, "several short documents in a row, which do not see each other")
     stride: int = described(0, "tokens that a row repeats of the one before, where a document is longer than a row")
@@ -105,7 +109,7 @@ class DataArguments:
     )
     mlm_probability: float = described(0.15, "share of tokens to predict")
     whole_word_mask: bool = described(False, "mask all the pieces of a word or none")
-    proof_documents: int = described(64, "held-out texts, at most, that the proof reads")
+    proof_documents: int = described(64, "the most held-out texts that the proof reads")
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -143,22 +147,26 @@ class PretrainingArguments:
     )
     length_schedule: str | None = described(
         None,
-        "[[share of the steps, row length], ...], with as many tokens a step throughout; BERT: [[0.9,128],[0.1,512]]",
+        "[[share of the steps, row length], ...], with as many tokens in every step; BERT's: [[0.9,128],[0.1,512]]",
     )
     position_sampling: str = described(
         "none", "offset: rows stand anywhere in the model's reach, not only at its start"
     )
-    train_only: list[str] = described(["all"], "all; positions, those past the source's; or regular expressions")
+    train_only: list[str] = described(
+        ["all"], "all; positions (the rows past the source's); or regular expressions for parameter names"
+    )
     checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
     native_steps: int = described(
-        0, "optimizer steps of MLM at the source's own length first, where its head is to learn"
+        0, "optimizer steps of MLM at the source's own length that come first, if its MLM head is new or broken"
     )
     native_length_schedule: str | None = described(
-        None, "as length_schedule, of native_steps; short rows first give a new head something to learn from at once"
+        None, "a length_schedule for native_steps; a new head learns sooner from short rows"
     )
     resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
-    max_loss_ratio: float = described(3.0, "stop where a loss is so many times the mean of the last 100 steps")
-    sequence_parallel_size: int = described(1, "neighbouring processes that share each text, past one GPU's memory")
+    max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+    sequence_parallel_size: int = described(
+        1, "neighbouring processes that share each text, if one GPU's memory is too small"
+    )
     dry_run: bool = described(False, "try one step and one evaluation at the longest length, say what it costs, exit")
 
     def __post_init__(self) -> None:
@@ -267,7 +275,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:
-    """A YAML value in the words of a command line, so that argparse converts and checks it by the field's type."""
+    """A YAML value as command-line arguments, so that argparse converts and checks it by the field's type."""
     if value is None or value == []:
         return []
     if isinstance(value, list) and not isinstance(value[0], list):
@@ -276,7 +284,8 @@ def _as_arguments(key: str, value: Any) -> list[str]:
 
 
 def write_config(file: str | Path, *instances: Any) -> None:
-    """Write the resolved settings, tokens left out: all of ours, and of others those that are not their default."""
+    """Write the resolved settings without tokens: all of ours, and those of other classes that are not at their
+    default."""
     settings: dict[str, Any] = {}
     for instance in instances:
         ours = type(instance).__module__ == __name__

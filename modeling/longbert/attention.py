@@ -5,8 +5,8 @@ lies after `flatten` has put all their tokens into one row, `[1, tokens]`, in wh
 No kernel here ever holds an n x n tensor, forwards or backwards.
 
 A window w lets the token at place i of its text see |i - j| <= w/2 and the global tokens, which see and are seen by
-all. It is an approximation that BERT was not trained for, so it touches only texts longer than the source could read.
-A place counts from the text's first token, tokens left out by a mask in the middle of the text included.
+all. BERT was not trained with a window, so it applies only to texts past the source's limit, whatever else is in the
+batch. Places count from the text's first token, and include tokens in the middle of the text that a mask leaves out.
 """
 
 import functools
@@ -50,11 +50,11 @@ class Window:
 
 
 class Shard:
-    """One process's stretch of a flattened batch whose tokens several processes share; all hold the whole batch.
+    """The slice of a flattened batch that this process computes under sequence parallelism.
 
-    Attention then gathers the others' keys and values, and nothing else needs any but its own tokens. Gradients of
-    what is gathered are summed over the processes, so a loss that each computes from the gathered hidden states
-    trains right under DDP, which averages over the processes.
+    Every process holds the whole batch. Attention gathers the other processes' keys and values; nothing else needs
+    tokens of another process. Gradients of what is gathered are summed over the processes, so a loss that each process
+    computes from the gathered hidden states trains correctly under DDP, which averages over processes.
     """
 
     def __init__(self, tokens: int, group: dist.ProcessGroup):
@@ -96,7 +96,7 @@ class _Gather(torch.autograd.Function):
 
 @dataclass
 class Stretch:
-    """Queries of one text that are here: where they lie among the queries, and the text among the keys.
+    """The part of one text that this process computes: where its queries lie, and where the text's keys lie.
 
     Args:
         offset: rank in the text of the first query.
@@ -114,7 +114,7 @@ class TextLayout:
 
     Args:
         lengths: tokens of each text, in order; they sum to `tokens`.
-        spans: the place of each text's last token, and 1; its length, where nothing in it is left out.
+        spans: the place of each text's last token plus 1, which is the text's length if no token in it is left out.
         places: `[tokens]`, the place of every token in its text.
         global_tokens: `[tokens]` bool, which of them are global.
         window: what texts longer than the source may see; None for full attention.
@@ -203,7 +203,8 @@ def attend(
     """Attention within each text of a flattened batch.
 
     Args:
-        query, key, value: `[1, num_heads, tokens, head_dim]`, of this process's tokens where they are shared.
+        query, key, value: `[1, num_heads, tokens, head_dim]`, of this process's tokens only, under sequence
+        parallelism.
         windowed: whether this layer reads long texts through the layout's window, or in full.
 
     Returns:
@@ -232,9 +233,9 @@ def attend(
 class WindowedAttention(torch.autograd.Function):
     """A window with global tokens over one text, in chunks of queries; the backward pass recomputes each chunk.
 
-    Only the inputs are kept, so memory and time grow linearly. Inputs `[1, num_heads, n, head_dim]`; queries may be
-    some of the text's alone, from the rank `offset` on. `places` `[n]`, rising, say where in the text each token
-    stands, by default one behind the other. Differentiable once: a second derivative is refused.
+    Only the inputs are kept, so memory and time grow linearly. Inputs `[1, num_heads, n, head_dim]`; the queries may
+    be a part of the text's, from its token number `offset` on. `places` `[n]`, in rising order, say where in the text
+    each token stands; by default there are no gaps. A second derivative is refused.
     """
 
     @staticmethod
@@ -272,7 +273,7 @@ class WindowedAttention(torch.autograd.Function):
 
 @dataclass
 class _Part:
-    """Some queries, the stretch of keys near them, global keys from elsewhere, and what is hidden in the stretch.
+    """Some queries, the keys near them, the global keys from elsewhere, and which of the near keys are hidden.
 
     Args:
         is_far: which of the global keys are the ones from elsewhere.
@@ -306,11 +307,11 @@ class _Part:
 
 
 class _KeySums:
-    """The gradient of keys, or of values, to which many parts add: in half precision a sum of many rounds too often.
+    """Sums the gradients of keys, or of values, to which many parts contribute.
 
-    It is then summed in fp32, but not for all keys at once. Parts come in order, so that only the keys near the last
-    one are `open`; those behind get no more from near by, and the global keys, which get some from every part, are
-    summed apart. Each key is rounded a few times, however long the text.
+    Adding many parts in half precision would round too often, so the sums are in fp32, but not for all keys at once.
+    Parts come in order: only the keys near the latest part are still `open`, earlier keys are finished, and the global
+    keys, to which every part contributes, are summed apart. So each key is rounded a few times, however long the text.
     """
 
     def __init__(self, keys: torch.Tensor, global_index: torch.Tensor):
@@ -377,7 +378,7 @@ def _parts(queries: int, places: torch.Tensor, global_index: torch.Tensor, radiu
 def visible(
     texts: torch.Tensor, places: torch.Tensor, spans: torch.Tensor, global_tokens: torch.Tensor, window: Window | None
 ) -> Callable[[Any, Any], torch.Tensor]:
-    """The rule of the window, once for every implementation: does the query at one index see the key at another?
+    """The window's rule, the same for every implementation: does the query at one index see the key at another?
 
     Args:
         texts, places, spans, global_tokens: for every token the number of its text, its place there, its text's

@@ -39,7 +39,7 @@ def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> Be
 
 
 def refuse_unbakable(model: LongBertPreTrainedModel, length: int) -> None:
-    """Raise `ValueError` where an ordinary BERT of `length` positions cannot say what the model says."""
+    """Raise `ValueError` where an ordinary BERT of `length` positions cannot give the model's outputs."""
     config = model.config
     if not 1 <= length <= config.max_position_embeddings:
         raise ValueError(

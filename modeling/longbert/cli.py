@@ -43,11 +43,13 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     command.add_argument("out", help="new or empty folder")
     command.add_argument("--max-positions", type=int, required=True, help="tokens the new model reaches")
     command.add_argument(
-        "--recipe", choices=list(RECIPES), help="by how much training follows; default for a plain BERT: untrained"
+        "--recipe",
+        choices=list(RECIPES),
+        help="choose by how much training will follow; default for a plain BERT: untrained",
     )
     unsaid = {"default": argparse.SUPPRESS}
     command.add_argument(
-        "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as those below", **unsaid
+        "--position-type", choices=list(POSITION_TYPES), help="overrides the recipe, as do the options below", **unsaid
     )
     command.add_argument("--position-init", choices=list(POSITION_INITS), help="how new rows are filled", **unsaid)
     command.add_argument(
@@ -126,7 +128,7 @@ def run_plot(arguments: argparse.Namespace) -> int:
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("evaluate", help="MLM loss by position, beside the source chunked at its own length")
+    command = commands.add_parser("evaluate", help="MLM loss by position, compared with the source reading chunks")
     command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")

@@ -43,12 +43,13 @@ class LongBertConfig(BertConfig):
     Args:
         position_type: a key of `POSITION_TYPES`: learned, learned-extended, hierarchical, sinusoidal, or registered.
         position_init: a key of `POSITION_INITS`: how `learned-extended` fills the rows that the source never had.
-        pretrained_positions: the source length n, the tokens that the first source read: past it a window begins, and
-            the proof's chunks are as long. Read from the source by `from_pretrained`, and kept however often the model
+        pretrained_positions: the source length n: how many tokens the first source read. In longer texts the window
+            begins to act, and the proof's chunks are n tokens
+            long. Read from the source by `from_pretrained`, and kept however often the model
             is extended; left at 0, from scratch, it becomes 512, or all positions where there are fewer or the type is
             `learned`.
-        hierarchical_rows: rows that `hierarchical` makes its positions of, where they are not n: those of a longer
-            learned table that became hierarchical.
+        hierarchical_rows: how many rows `hierarchical` makes its positions of, if not n: those of a longer learned
+            table that became hierarchical.
         hierarchical_alpha: weight of the block code in `hierarchical`, in (0, 1) without 0.5.
         sinusoidal_base: the longest wavelength of `sinusoidal` is about 2 pi times this many positions.
         attention_window: tokens w, even: a token of a text longer than `pretrained_positions` sees w/2 tokens to each
@@ -56,7 +57,7 @@ class LongBertConfig(BertConfig):
             `learned-extended` a window of the source length, unless it is told otherwise.
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
-        full_attention_layers: layers that read in full in spite of the window.
+        full_attention_layers: layers that ignore the window.
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
         extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
@@ -136,9 +137,9 @@ class LongBertConfig(BertConfig):
     def from_dict(cls, config_dict: dict, **kwargs: Any) -> "LongBertConfig":
         """Read a BERT's or a longbert's config; field overrides in `kwargs` are checked together with the rest.
 
-        What is not named stays as it was, so a model that is named again, or taken further, says what it said at every
-        length that it reached. One that is taken past its source for the first time is given a window, where its rows
-        repeat (`default_window`).
+        What is not named stays as it was, so a model that is loaded again or extended further gives the same outputs
+        at every length that it reached before. A model that is extended past its source for the first time gets a
+        window if its rows repeat (`default_window`).
         """
         family_names = {} if _is_long(cls, config_dict) else family_of(config_dict).settings_names
         config_dict = _without_misspelt(_adopt(cls, config_dict))
@@ -161,7 +162,7 @@ class LongBertConfig(BertConfig):
 
 
 def _misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """What is nearly a field, with that field: transformers keeps or drops unknown settings without a word."""
+    """Settings that are nearly a field's name, with that name: transformers keeps or drops unknown ones silently."""
     fields = [field.name for field in dataclasses.fields(LongBertConfig)]
     for name in names:
         close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
@@ -183,7 +184,7 @@ def _without_misspelt(config_dict: dict) -> dict:
 
 
 def _is_long(cls: type[LongBertConfig], config_dict: dict) -> bool:
-    """Whether a config is a longbert model's, or of the class of a user's that reads it."""
+    """Whether a config is a longbert model's, or that of a user's subclass which reads it."""
     return config_dict.get("model_type") in (LongBertConfig.model_type, cls.model_type)
 
 

@@ -1,4 +1,4 @@
-"""A long model of a source, in a folder of its own; and the recipes that the study found best."""
+"""Write a long model of a source into a folder of its own; and the recipes that the study found best."""
 
 import json
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Recipe:
     expect: str
 
     def settings(self, source: LongBertConfig, given: dict[str, Any]) -> dict[str, Any]:
-        """Its fields of `LongBertConfig`, and in their place those that are given."""
+        """The recipe's fields of `LongBertConfig`, overridden by those that are given."""
         merged = {**self.positions, **given}
         windowed = self.windowed and merged["position_type"] == self.positions["position_type"]
         windowed &= not source.is_decoder  # which sees no token on its right
@@ -75,7 +75,7 @@ def extend(
     with_code: bool = True,
     **config_overrides: Any,
 ) -> LongBertPreTrainedModel:
-    """Write a source that is taken to `max_positions` tokens, with its tokenizer, into a folder that appears whole or
+    """Extend a source to `max_positions` tokens and write it, with its tokenizer, into a folder that appears whole or
     not at all.
 
     Args:
@@ -87,7 +87,7 @@ def extend(
         tokenizer: a folder or Hub id, where the source has none.
         with_code: write the modeling files too, so that the folder loads without longbert (`trust_remote_code=True`);
             where longbert is imported, its own code is used.
-        config_overrides: fields of `LongBertConfig`, in the recipe's place.
+        config_overrides: fields of `LongBertConfig`, which override the recipe's.
 
     Raises:
         FileExistsError: there is something in `out`.
@@ -95,7 +95,7 @@ def extend(
     """
     refuse_occupied(out)
     if "max_position_embeddings" in config_overrides:
-        raise ValueError("max_positions and max_position_embeddings are one: name max_positions alone")
+        raise ValueError("max_positions and max_position_embeddings are one setting: pass max_positions only")
     path = find_source(source)
     settings = extension_settings(path, recipe, config_overrides)
     arrived = load_long(source, encoder_only, max_position_embeddings=max_positions, **settings)
@@ -115,7 +115,7 @@ def extend(
 
 
 def extension_settings(path: str, recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `LongBertConfig` that extend a checkpoint by a recipe, and those that are given in their place.
+    """The fields of `LongBertConfig` that extend a checkpoint by a recipe, overridden by those that are given.
 
     Raises:
         ValueError: there is no such recipe.

@@ -21,17 +21,17 @@ class Family:
     """What tells a family's checkpoints from BERT's.
 
     Args:
-        class_prefix: what its classes have in the place of `Bert`.
+        class_prefix: what its classes are called instead of `Bert...`.
         key_prefix: what its heads call their encoder.
         renamings: its weights' names, as regular expressions, and BERT's in their place.
-        positions: what its table of positions is, a name of this module.
+        positions: the kind of its position table, one of the names above.
         reserves_rows: positions begin at `pad_token_id` + 1, as fairseq's do.
         settings_names: its config's names, and BERT's in their place.
-        settings: what its config does not say, as BERT's says it.
-        own_settings: settings that BERT does not have, read by none of ours.
+        settings: BERT's settings that its config leaves out.
+        own_settings: settings that BERT does not have and longbert ignores.
         must_be: settings under which its encoder is BERT's; any other value is refused.
         must_agree: pairs of settings that have to be the same number.
-        mlm_activation: what its MLM head computes with, whatever `hidden_act` says; None where the two are the same.
+        mlm_activation: the activation of its MLM head, whatever `hidden_act` says; None if it is `hidden_act`.
         own_heads: classes whose head BERT does not have, and the weight that marks it; the encoder is all that can be
             loaded of them.
     """
@@ -53,7 +53,7 @@ class Family:
         """All renamings, in the order in which they are applied.
 
         Args:
-            tied: whether the MLM head's decoder is the word vectors; BERT's reads its bias elsewhere where it is not.
+            tied: whether the MLM head's decoder shares the word vectors; if not, BERT keeps its bias elsewhere.
         """
         mapping = {rf"^{self.key_prefix}\.": "bert."} if self.key_prefix != "bert" else {}
         mapping |= self.renamings
@@ -194,7 +194,7 @@ def family_of(config_dict: dict[str, Any]) -> Family:
     else BERT's.
 
     Raises:
-        ValueError: an architecture that is not BERT under another name, or one whose settings make it another.
+        ValueError: the architecture is not BERT under another name, or its settings make it different from BERT.
     """
     model_type = config_dict.get("model_type") or _type_of(architectures_in(config_dict))
     if model_type == "bert":

@@ -1,5 +1,5 @@
-"""Where files are and are put: paths into packages, and folders that appear whole or not at all and can say later
-whether they still are."""
+"""Paths into packages, and folders that appear whole or not at all and carry checksums, so that damage is noticed
+later."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ def refuse_occupied(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def written_aside(folder: str | Path) -> Iterator[Path]:
-    """A folder to write into that becomes `folder` once all is written; what fails on the way leaves nothing."""
+    """A temporary folder that becomes `folder` once everything is written; a failure leaves nothing behind."""
     folder = Path(folder).resolve()  # what a link leads to, and the name of "."
     aside = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
@@ -44,7 +44,8 @@ def written_aside(folder: str | Path) -> Iterator[Path]:
 
 
 def publish(aside: Path, folder: Path) -> None:
-    """Rename a written folder, with a manifest, to its place; after a crash at any moment it is there whole or not."""
+    """Move a written folder, with a manifest, into place; after a crash at any moment it is there whole or not at
+    all."""
     if folder.exists():
         folder.rmdir()  # an empty one, as `refuse_occupied` allows
     write_manifest(aside)

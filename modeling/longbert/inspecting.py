@@ -1,4 +1,4 @@
-"""Does a long model's folder hold together: what it is, what contradicts itself, whether its last token runs."""
+"""Checks of a long model's folder: what it holds, whether its parts agree, whether its last position runs."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +11,7 @@ from .transplant import first_source_length
 
 
 def describe(model: LongBertPreTrainedModel) -> list[str]:
-    """Which positions there are, whose their vectors are, and what a token sees, a line each."""
+    """Describe reach, origin of the position rows, and attention, a line each."""
     config, weight = model.config, model.get_position_embeddings().weight
     n, reach = config.pretrained_positions, config.max_position_embeddings
     lines = [
@@ -50,7 +50,7 @@ def _is_as_filled(model: LongBertPreTrainedModel) -> bool:
 
 
 def disagreements(arrived: Arrived, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What in a checkpoint contradicts its config or is not there; empty where all agrees."""
+    """Messages on what contradicts the config or is missing; empty if all agrees."""
     model = arrived.model
     config, embeddings = model.config, model.base_model.embeddings
     reach, words = config.max_position_embeddings, len(tokenizer)

@@ -1,4 +1,4 @@
-"""How a source comes into a class: what is refused before anything is read, and what has to have arrived after it.
+"""How a source is loaded into a class: what is refused before, and what must have arrived afterwards.
 Travels to the Hub beside the model.
 """
 
@@ -39,8 +39,8 @@ class Loading:
         source: the checkpoint, for messages.
         weights: what it holds.
         is_long: whether it is a longbert model's.
-        tied: whether its decoder is its word vectors.
-        encoders: what the class calls its long encoders; "" where it is one.
+        tied: whether its MLM decoder shares the word vectors.
+        encoders: the attribute names of the class's long encoders; "" if the class is an encoder itself.
         base_model_prefix: what transformers puts before the names of an encoder that comes without a head.
     """
 
@@ -62,7 +62,7 @@ class Loading:
             source, config, model_arguments, arguments: what `from_pretrained` was given.
 
         Raises:
-            ValueError: it cannot come into the class.
+            ValueError: it cannot be loaded into the class.
         """
         location = {name: arguments[name] for name in LOCATION if name in arguments}
         if source is not None:
@@ -105,7 +105,8 @@ class Loading:
         return mapping
 
     def complete(self, model: nn.Module, info: dict[str, Any]) -> None:
-        """Account for what arrived; of several encoders, those that the source does not have begin as its one.
+        """Account for what arrived. Where the source has one encoder and the class several, the others begin as
+        copies.
 
         Args:
             info: transformers' loading info; what is filled here is no longer missing in it.
@@ -128,7 +129,7 @@ class Loading:
                 logger.warning_once(f"{self.source}: {late_window(encoder.config, first)}")
 
     def _begin_as(self, model: nn.Module, name: str, other: str, missing: set[str]) -> set[str]:
-        """Copy what arrived of one encoder into another; the names that are no longer missing."""
+        """Copy one encoder's weights into another, and return the names that are no longer missing."""
         encoder = model.get_submodule(name)
         start, other_start = (f"{each}." if each else "" for each in (name, other))
         weights = model.get_submodule(other).state_dict()
@@ -160,7 +161,8 @@ def _base_of_adapter(source: Any, location: dict[str, Any]) -> Any:
 
 
 def _stated_config(source: Any, location: dict[str, Any], config_class: Any) -> dict[str, Any] | None:
-    """The config beside a source's weights; None where there is none. A user's own kind of ours is one of ours."""
+    """The config beside a source's weights; None where there is none. A user's subclass of our config counts as
+    ours."""
     try:
         stated = PreTrainedConfig.get_config_dict(source, **location)[0]
     except OSError:
@@ -190,7 +192,7 @@ def _shapes(source: Any, arguments: dict[str, Any], location: dict[str, Any]) ->
 
 
 def _refuse_head(model_class: type, weights: SourceWeights, stated: dict[str, Any], config: LongBertConfig) -> None:
-    """Raise `ValueError` where the class would take a head that is not BERT's for one that is."""
+    """Raise `ValueError` where the class would load a head that only looks like BERT's."""
     family = weights.family
     wanted = f"{family.class_prefix}{model_class.__name__.removeprefix('LongBert')}"
     mark = family.own_heads.get(wanted)
@@ -214,7 +216,7 @@ def _refuse_head(model_class: type, weights: SourceWeights, stated: dict[str, An
 def _encoders_of(
     model_class: Any, config: LongBertConfig, model_arguments: tuple[Any, ...], arguments: dict[str, Any]
 ) -> list[str]:
-    """What a class calls its long encoders: it is built once without memory, with the arguments that it takes."""
+    """The attribute names of a class's long encoders, found by building it once without memory."""
     if issubclass(model_class, BertModel):
         return [""]
     taken = inspect.signature(model_class.__init__).parameters
@@ -233,7 +235,7 @@ def long_encoders(model: nn.Module) -> list[str]:
 
 
 def _lacking(encoder: nn.Module, name: str, missing: set[str]) -> list[str]:
-    """The missing weights of an encoder, under their whole names, that every encoder of BERT's has."""
+    """The full names of an encoder's missing weights, of those that every BERT encoder has."""
     start = f"{name}." if name else ""
     return [start + key for key in encoder.state_dict() if start + key in missing and OF_EVERY_ENCODER.match(key)]
 
@@ -253,7 +255,7 @@ def _say_what_full_attention_costs(tables: list[tuple[int, ...]], config: LongBe
 
 
 def late_window(config: LongBertConfig, first: int) -> str:
-    """That the source length in a config is not the first source's, in words."""
+    """A message saying that the config's source length is not that of the first source."""
     return (
         f"pretrained_positions={config.pretrained_positions}, but rows from {first} on repeat the first {first}: an "
         "earlier longbert wrote the wrong number, and a window begins too late. Load it with "

@@ -12,12 +12,12 @@ ROWS_PER_CHUNK = 2048  # 250 MB of fp32 logits at BERT's vocabulary; a single ch
 
 
 def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision as fp32, which sums of many need; fp64 stays what it is."""
+    """Half precision as fp32, which long sums need; fp64 stays fp64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def per_item(total: torch.Tensor, number: torch.Tensor | int) -> torch.Tensor:
-    """`total / number`; 0 where there are 0 items, of which nothing can be learnt, and not NaN."""
+    """`total / number`; 0, not NaN, if there are 0 items, from which nothing can be learnt."""
     return total * (number != 0) / (number + (number == 0))
 
 

@@ -1,4 +1,4 @@
-"""What a model on the Hub says about itself. Travels beside it, so that it is said wherever it is pushed from."""
+"""The card that describes a model on the Hub. Travels beside the model, so that every push can write it."""
 
 from typing import Any
 
@@ -131,5 +131,5 @@ def _limits(config: LongBertConfig) -> str:
             f"Under full attention positions past {n:,} look like earlier ones until they are trained: read the "
             "figures above, or measure."
         )
-    limits.append("What the source got wrong, its biases among them, is kept.")
+    limits.append("The source's errors and biases are kept.")
     return "\n".join(f"- {limit}" for limit in limits)

@@ -45,7 +45,7 @@ logger = logging.get_logger(__name__)
 
 
 class DoesNotFitError(ValueError, RuntimeError):
-    """A source's weights do not fit the model; transformers, which calls that a RuntimeError, has said which."""
+    """A source's weights do not fit the model; transformers raised a RuntimeError that names them."""
 
 
 class LongBertEmbeddings(BertEmbeddings):
@@ -103,7 +103,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         self.post_init()
 
     def _swap_parts(self) -> None:
-        """A head's swap: its BertModel for a LongBertModel. A class of a user's that has none yet builds its own after
+        """Replace a head's BertModel by a LongBertModel. A user's class that has none yet builds its own after
         this."""
         for name, child in self.named_children():
             if type(child) is BertModel:
@@ -124,9 +124,9 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As transformers', of any architecture that is BERT under other names (`families.py`).
+        """As transformers', for any architecture that is BERT under other names (`families.py`).
 
-        Where the class holds several encoders and the source one, all of them begin as the source's.
+        If the class holds several encoders and the source one, all of them begin as the source's.
 
         Raises:
             ValueError: the source is another architecture, its position table does not fit `config`, or its encoder
@@ -167,7 +167,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', which ends every push here; a card that says nothing is exchanged for ours."""
+        """As transformers', which every push ends with; an empty card is replaced by ours."""
         file = join(working_dir, "README.md")
         if STUB in ModelCard.load(file).content:
             model_card(self.config, repo_id).save(file)
@@ -180,7 +180,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         labels: torch.LongTensor | None,
         output_logits: bool | None,
     ) -> torch.Tensor | None:
-        """Logits of the whole vocabulary where they are asked for; in training with labels nobody reads them."""
+        """Logits over the vocabulary, if they are wanted; training with labels does not need them."""
         wanted = (labels is None or not self.training) if output_logits is None else output_logits
         return predict(hidden_states) if wanted else None
 
@@ -199,7 +199,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
     def _labels_of_texts(
         self, labels: torch.LongTensor | None, attention_mask: torch.Tensor | None
     ) -> torch.LongTensor | None:
-        """Labels of tokens without those at padding, where the model says nothing."""
+        """Labels of tokens, with those at padding ignored."""
         real = None if labels is None else self._real_tokens(attention_mask, labels)
         return labels if labels is None or real is None else labels.masked_fill(~real, IGNORE_INDEX)
 
@@ -207,7 +207,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def long_encoders(self) -> list["LongBertModel"]:
-        """Its encoders, itself among them: one for every class of ours, and as many as a user's own class holds."""
+        """All long encoders of the model, itself included: one in our classes, any number in a user's own."""
         return [module for module in self.modules() if isinstance(module, LongBertModel)]
 
     def get_position_embeddings(self) -> PositionEmbedding:
@@ -317,8 +317,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
 
         Args:
             attention_mask: `[batch_size, seq_length]`, of any dtype, not 0 at tokens to attend to; or what each query
-                sees, in 3 or 4 dimensions, of which `read_texts` says more. Such a mask is read as the padding or the
-                packed documents that it says; positions then run on, from the row's first attended token.
+            sees, in 3 or 4 dimensions (see `read_texts`). If such a mask only describes padding or packed documents,
+            it is read as that; positions then run through the row, from its first attended token.
             global_attention_mask: `[batch_size, seq_length]`, 1 at further tokens that see and are seen by all under
                 `config.attention_window`, such as a question's.
 
@@ -383,7 +383,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         shape: tuple[int, int],
         **kwargs: Any,
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        """Of a decoder, or of an encoder after a cached prefix: by BERT's own masks.
+        """Run a decoder, or an encoder after a cached prefix, with BERT's own masks.
 
         Args:
             cached: tokens before these, which the mask covers too.
@@ -414,7 +414,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     def _causal_documents(
         self, position_ids: torch.LongTensor | None, shape: tuple[int, int], cached: int
     ) -> torch.Tensor | None:
-        """What a decoder is to be told of packed documents, of which BERT's own code knows nothing."""
+        """The mask that tells a decoder about packed documents, which BERT's own code does not know."""
         if not self.config.is_decoder or not isinstance(cached, int) or cached:
             return None
         texts = read_texts(None, position_ids, shape, self.config.num_attention_heads)
@@ -425,7 +425,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     def _pool(
         self, output: BaseModelOutputWithPoolingAndCrossAttentions, real: torch.Tensor | None
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        """Pool what the config says of each row; BERT has pooled what stands at index 0, which may be padding.
+        """Pool each row as the config says. BERT has already pooled index 0, which may be padding.
 
         Args:
             real: `[batch_size, seq_length]` bool, False at padding; None where there is none.
@@ -483,7 +483,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         tokens: torch.Tensor,
         window: Window | None,
     ) -> dict[str, torch.Tensor | None]:
-        """What BERT's own attention is to be told: nothing more than it knows, unless packed or windowed."""
+        """The masks for BERT's own attention: its usual one, unless texts are packed or windowed."""
         if window is None and (texts is None or not texts.packed):
             return {"attention_mask": None if texts is None else texts.real}
         texts = texts or whole_rows((tokens.shape[0], tokens.shape[1]), tokens.device)
@@ -493,7 +493,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         return {"attention_mask": full, "window_mask": windowed}
 
     def _as_implemented(self, mask: torch.Tensor) -> torch.Tensor:
-        """An explicit mask, bool or to be added to the scores, as `attn_implementation` takes it."""
+        """An explicit mask in the form that `attn_implementation` takes: bool, or numbers to add to the scores."""
         implementation = self.config._attn_implementation
         if implementation not in ("eager", "sdpa", LINEAR_ATTENTION):
             raise ValueError(
@@ -505,7 +505,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         return additive(mask, self.dtype) if implementation == "eager" else mask
 
     def _refuse_unread(self, window: Window | None) -> None:
-        """A mask says more than padding or packing; what needs to know the texts cannot be had then."""
+        """Refuse what needs to know the texts, where the mask says more than padding or packing."""
         needs = None
         if self.pooler is not None and self.config.classifier_pooling == "mean":
             needs = "classifier_pooling='mean'"
@@ -518,7 +518,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             )
 
     def _window(self, seq_length: int) -> Window | None:
-        """The window, where any text of the batch can be long enough for it; what is exported serves every length."""
+        """The window, if a text of the batch can be long enough for it; always when exporting, for every length."""
         if self.config.attention_window is None:
             return None
         exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
@@ -566,8 +566,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     ) -> dict[str, torch.LongTensor | None]:
         """Positions that count from the first attended token, so that padding on the left moves nothing.
 
-        With `zero_padding_positions`, padding stands at position -1; segments are then given too, as BERT looks absent
-        ones up by position.
+        With `zero_padding_positions`, padding stands at position -1; token types are then passed too, because BERT
+        looks missing ones up by position.
         """
         real = texts.real[:, cached:]
         if position_ids is None:
@@ -647,7 +647,8 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
 
 
 class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
-    """MLM head, with a loss that pays only for labelled positions and means the same for any split of a batch."""
+    """MLM head, with a loss that is computed at labelled positions only and means the same for any split of a
+    batch."""
 
     def forward(
         self,

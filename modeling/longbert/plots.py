@@ -111,7 +111,7 @@ def plot_losses(
     file: str | Path,
     bin_size: int = 64,
 ) -> None:
-    """Draw loss by position, averaged over `bin_size` positions, multiples of the window marked.
+    """Draw loss by position, averaged over `bin_size` positions, multiples of the chunk length marked.
 
     Args:
         lines: for every name the positions and the losses of its tokens, `[tokens]` each.
@@ -137,7 +137,7 @@ def plot_losses(
 
 
 def plot_by_position(lines: dict[str, np.ndarray], window: int, reach: int, title: str, file: str | Path) -> None:
-    """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the window marked.
+    """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the chunk length marked.
 
     Args:
         lines: for every name positions and figures, `[2, points]`.

@@ -1,4 +1,4 @@
-"""The proof: MLM loss by position, an extended model beside its source chunked at 512, same tokens and masks."""
+"""The proof: MLM loss by position of an extended model and of its source in chunks, on the same tokens and masks."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -18,7 +18,8 @@ from .data.rows import RowSettings, make_rows, tokenize
 
 @dataclass
 class MaskedDocument:
-    """A held-out text with its masks drawn once, so that every model and every way to read it predicts the same."""
+    """A held-out text with its masks drawn once, so that every model and every way of reading predicts the same
+    tokens."""
 
     input_ids: torch.LongTensor
     labels: torch.LongTensor
@@ -26,7 +27,7 @@ class MaskedDocument:
 
 @dataclass
 class Segment:
-    """What a model reads at a time: `features` framed by [CLS] and [SEP], and each token's place in the text."""
+    """What a model reads at once: `features` framed by [CLS] and [SEP], and each token's place in the text."""
 
     features: dict[str, torch.LongTensor]
     positions: torch.LongTensor
@@ -123,7 +124,7 @@ def position_buckets(max_seq_length: int, source_length: int) -> list[tuple[int,
 
 @dataclass
 class Proof:
-    """The table of a claim that an extended model works, row by row, with what it takes to read it."""
+    """The table that shows whether an extended model works, row by row, with the settings that it was measured by."""
 
     source_length: int
     max_seq_length: int

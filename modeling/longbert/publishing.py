@@ -1,4 +1,4 @@
-"""A model's folder made public: its card, written from all that is known of it, and the push, in one commit."""
+"""Publishing a model's folder: its card, written from all that is known about it, and the push, in one commit."""
 
 import json
 import shlex
@@ -43,9 +43,9 @@ def write_card(
     base model stays.
 
     Args:
-        source: what was extended or trained: a folder, a Hub id, or `package://name/folder`.
+        source: the checkpoint that was extended or trained: a folder, a Hub id, or `package://name/folder`.
         run: where the tables, pictures and settings of the run are, if not in `folder`; they are copied to the card.
-        row: of the results' table, the model's own; by default the first.
+        row: the model's own row in the table of results; by default the first.
         command: the command line of the run.
         name: the repository, where it is known; by default the folder's name.
     """
@@ -73,7 +73,7 @@ def command_line() -> str:
 
 
 def carried(source: str) -> dict[str, Any]:
-    """What the card of a source states and its extension keeps: licence, language, base model."""
+    """What an extension keeps of its source's card: licence, language, base model."""
     local = Path(resolve_path(source))
     on_the_hub = not local.exists() and not source.startswith(PACKAGE_SCHEME)
     if not on_the_hub and not (local / "README.md").exists():
@@ -157,7 +157,7 @@ def push(
     a run has left stay where they are.
 
     Args:
-        private: of a repository that is new.
+        private: whether a new repository is private.
         revision: branch, made where there is none.
         license: replaces what the card says.
 
@@ -219,7 +219,7 @@ def _refuse_stranger(api: HfApi) -> None:
 
 
 def _stage(folder: Path, stage: Path, repo_id: str, license: str | None) -> None:
-    """Lay out what is published: read whole and written anew, so that what cannot be loaded is never pushed."""
+    """Prepare what is published: the model is loaded and saved again, so that a broken folder is never pushed."""
     arrived = load_long(str(folder))
     model, tokenizer = arrived.model, saved_tokenizer(str(folder), arrived.model)
     if problems := disagreements(arrived, tokenizer):

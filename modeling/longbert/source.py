@@ -1,4 +1,4 @@
-"""A checkpoint as it is: its config, tokenizer and head, what makes it a sentence encoder, and what did not arrive."""
+"""A checkpoint as it is: config, tokenizer, head, the modules of a sentence encoder, and what did not arrive."""
 
 import json
 import os.path
@@ -38,7 +38,7 @@ def find_source(source: str | Path) -> str:
     """A checkpoint as transformers finds it: a folder, or a Hub id; `package://name/folder` is one inside a package.
 
     Raises:
-        FileNotFoundError: a path to no folder, which transformers would take for the name of a repository.
+        FileNotFoundError: there is no such folder; transformers would take the path for a repository's name.
     """
     path = os.path.expanduser(resolve_path(str(source)))
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
@@ -63,7 +63,7 @@ def stated_config(path: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A long model of a source, and what of the two did not meet.
+    """A long model loaded from a source, and the weights that did not match.
 
     Args:
         new: weights of the model that the source does not have, such as a head's: they begin at random.
@@ -217,13 +217,14 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
 
 
 def _leave_out_segments(tokenizer: PreTrainedTokenizerBase) -> None:
-    """A model of one segment has no vector for the second, which BERT's tokenizers give the second text of a pair."""
+    """Stop a tokenizer from giving token types: a model of one segment has no vector for a pair's second text."""
     names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # what it does, and what it saves
 
 
 def is_too_small(tokenizer: PreTrainedTokenizerBase, config: LongBertConfig) -> bool:
-    """Whether a model has so many more word vectors than its tokenizer has tokens that it may be another's."""
+    """Whether the tokenizer has so many fewer tokens than the model has word vectors that it may be another
+    model's."""
     return len(tokenizer) + PADDED_VOCABULARY <= config.vocab_size
 
 
@@ -245,8 +246,8 @@ def saved_tokenizer(path: str, model: LongBertPreTrainedModel) -> PreTrainedToke
 
 
 def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> None:
-    """Copy what makes a source a SentenceTransformer beside its model, told the model's reach; nothing where it is
-    none.
+    """If a source is a SentenceTransformer, copy its modules and settings beside the model, with the model's reach in
+    them.
 
     Args:
         source: a folder or a Hub id.
@@ -321,7 +322,7 @@ class Source:
             parse_schedule("native_length_schedule", schedule, self.native.max_position_embeddings)
 
     def chunk_length(self, max_seq_length: int) -> int:
-        """What the proof's chunks are: the source's own length; from scratch 512, or half of what is read."""
+        """How long the proof's chunks are: the source length; from scratch 512, or half of what is read."""
         return self.native.pretrained_positions if self.path else min(512, max_seq_length // 2)
 
     def load(self, config: LongBertConfig, objective: str = "mlm") -> PretrainingModel:

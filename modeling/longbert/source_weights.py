@@ -1,5 +1,5 @@
-"""What a checkpoint holds, read from its files before any weight is: names, shapes, whose they are. Travels to the Hub
-beside the model.
+"""What a checkpoint holds, read from its files before any weight is loaded: names, shapes and the family they belong
+to. Travels to the Hub beside the model.
 
 `from_pretrained` asks here what to call the weights and refuses what cannot arrive, before anything is loaded.
 """
@@ -39,7 +39,7 @@ class SourceWeights:
 
     Args:
         shapes: of every weight, under the name that it has.
-        mapping: what was done to the names before they were read: wrappers' names off, and a caller's `key_mapping`.
+        mapping: renamings that come first: wrappers' prefixes removed, and the caller's `key_mapping`.
         family: whose names they are.
         prefixes: what stands before each encoder's weights, such as `bert.`, `model.roberta.` or nothing.
     """
@@ -60,7 +60,7 @@ class SourceWeights:
             key_mapping: a caller's own renamings, as `from_pretrained` takes them.
 
         Raises:
-            ValueError: there is no encoder of BERT's kind, or its name is another family's than the config's.
+            ValueError: it has no encoder like BERT's, or its names belong to another family than the config's.
         """
         mapping = dict(key_mapping or {})
         if any(re.search(WRAPPERS, name) for name in shapes):
@@ -71,16 +71,16 @@ class SourceWeights:
         prefixes = tuple(sorted({name.removesuffix(WORDS) for name in shapes if name.endswith(WORDS)}))
         if not prefixes:
             raise ValueError(
-                f"no weight is called *{WORDS}, so there is no encoder of BERT's kind among the {len(shapes)} there "
-                f"are ({some(shapes)}): name a whole checkpoint of {', '.join(FAMILIES)}"
+                f"no weight is called *{WORDS}, so these {len(shapes)} weights hold no encoder like BERT's "
+                f"({some(shapes)}): name a whole checkpoint of {', '.join(FAMILIES)}"
             )
         if any(RELATIVE_POSITIONS in name for name in shapes):
-            raise ValueError(f"weights called *{RELATIVE_POSITIONS}* are relative positions, which BERT here has not")
+            raise ValueError(f"weights called *{RELATIVE_POSITIONS}* are relative positions, which this BERT lacks")
         return cls(shapes, mapping, _family(prefixes, config_dict), prefixes)
 
     @property
     def outer_prefix(self) -> str:
-        """What stands before the names that the family gives, in all weights: a wrapper's name for what it wraps."""
+        """The prefix that a wrapper put before the family's names, in all weights."""
         return self.prefixes[0].removesuffix(f"{self.family.key_prefix}.") if len(self.prefixes) == 1 else ""
 
     def key_mapping(self, tied: bool = True) -> dict[str, str]:
@@ -104,7 +104,7 @@ class SourceWeights:
         """The shapes `[rows, hidden_size]` of its encoders' tables of positions, reserved rows counted.
 
         Args:
-            encoders: which of several, by the names that a class has for them; there may be others beside them.
+            encoders: if there are several, which of them, by the class's attribute names.
 
         Raises:
             ValueError: an encoder has none.
@@ -179,7 +179,7 @@ def shapes_of(state_dict: Mapping[str, Any]) -> Shapes:
     """The shape of every weight of a state dict.
 
     Raises:
-        ValueError: it is no state dict, but holds one, as a training framework's checkpoints do.
+        ValueError: it is not a state dict but holds one, as a training framework's checkpoints do.
     """
     if state_dict and not any(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(
@@ -190,7 +190,7 @@ def shapes_of(state_dict: Mapping[str, Any]) -> Shapes:
 
 
 def some(names: Iterable[str], at_most: int = 4) -> str:
-    """The first names, and that there are more."""
+    """The first names, and dots if there are more."""
     listed = sorted(names)
     return ", ".join(listed[:at_most]) + (", ..." if len(listed) > at_most else "")
 

@@ -1,7 +1,7 @@
 """The texts of a batch, read from whatever mask or positions a caller gives. Travels to the Hub beside the model.
 
-`read_texts` finds them, once, and everything else, where positions begin, what is pooled, what a window and packed
-documents may see, asks the `Texts` that it returns.
+`read_texts` finds them once. Everything else asks the `Texts` that it returns: where positions begin, what is pooled,
+and what a window and packed documents may see.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ HIDDEN = -1e4  # what an additive mask hides is at most this: BERT's own code sa
 
 
 def is_traced() -> bool:
-    """Whether this run becomes a graph that serves other inputs too: no branch may depend on a tensor's values."""
+    """Whether this run is traced or compiled: the graph serves other inputs too, so no branch may depend on values."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -26,7 +26,8 @@ class Texts:
         starts: for every token the index in its row of its text's first token.
         packed: whether a row may hold several texts.
         mask: `[1 or batch_size, 1 or num_heads, 1 or seq_length, seq_length]`, True where a query sees a key or a
-            number to add to its score: a caller's that says what no texts can; else None.
+            number to add to its score: a caller's mask that says more than which tokens belong to which text; else
+            None.
     """
 
     real: torch.Tensor
@@ -46,7 +47,7 @@ class Texts:
 
     @property
     def places(self) -> torch.Tensor:
-        """How far behind its text's first token a token stands; anything at padding."""
+        """How far each token is behind its text's first token; meaningless at padding."""
         return self.index - self.starts
 
     @property
@@ -57,7 +58,7 @@ class Texts:
 
     @property
     def spans(self) -> torch.Tensor:
-        """For every token the place of its text's last one, and 1."""
+        """For every token, the place of its text's last token plus 1."""
         ids, places = self.ids.flatten() + 1, self.places.expand(self.real.shape).flatten()
         ends = torch.zeros(ids.shape[0] + 1, dtype=torch.long, device=ids.device)
         return ends.scatter_reduce(0, ids, places + 1, "amax")[ids].view(self.real.shape)
@@ -78,7 +79,7 @@ def whole_rows(shape: tuple[int, int], device: torch.device) -> Texts:
 def attended(attention_mask: torch.Tensor) -> torch.Tensor:
     """The tokens that a mask `[..., seq_length]` of any dtype keeps, as bool: whatever is not 0.
 
-    Where it keeps none, it keeps all, as BERT's softmax has it. No other place decides that.
+    A row in which it keeps none is kept whole, as BERT's softmax does. This is the only place that decides so.
     """
     kept = attention_mask != 0
     return kept | ~kept.any(-1, keepdim=True)
@@ -95,11 +96,12 @@ def read_texts(
     Args:
         attention_mask: `[batch_size, seq_length]`, not 0 at tokens to attend to; or what each query sees,
             `[batch_size, seq_length, seq_length]` or with heads before the last two, in which queries may be 1 for
-            all: bool or integers, not 0 where it sees a key, or floats to add to the scores. Where these say no more
-            than padding, or which stretches of a row are texts, the texts are those.
+            all: bool or integers, not 0 where it sees a key, or floats to add to the scores. If such a mask only says
+            what is padding, or which parts of a row are texts, it is read as that.
 
     Raises:
-        ValueError: the mask has another shape, or numbers of two meanings; or a row's `position_ids` are 0 throughout.
+        ValueError: the mask has another shape, or numbers that could mean two things; or a row's `position_ids` are 0
+            throughout.
     """
     if attention_mask is None:
         return _packed_texts(position_ids, shape)
@@ -170,10 +172,10 @@ def explicit_mask(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def _texts_of_sight(mask: torch.Tensor, shape: tuple[int, int]) -> Texts:
-    """The texts that `explicit_mask`'s result says; it is kept where it says more.
+    """The texts that an explicit mask describes; the mask itself is kept if it says more than that.
 
-    A token that does not see itself is padding. The others must see those of their own text and no more: what they see
-    begins with the same token exactly where they are of one text.
+    A token that does not see itself is padding. Every other token must see its own text and nothing else, so two
+    tokens belong to one text exactly if the first token that they see is the same.
     """
     shown, uniform = mask, torch.ones((), dtype=torch.bool, device=mask.device)
     if mask.is_floating_point():

@@ -1,7 +1,7 @@
 """Micro-batches: what every step of a run reads, decided by its number alone.
 
-A run is a list of phases. Micro-batch i is made of (seed, i) and the rows, whatever was read before it, in whichever
-worker or process; so a run that was stopped goes on exactly where it was.
+A run is a list of phases. Micro-batch i depends only on the rows and on (seed, i): not on what was read before it, nor
+on the worker or process. So a run that was stopped continues exactly where it was.
 """
 
 import functools
@@ -23,7 +23,7 @@ Key = tuple[int, int, int]
 
 
 class Encoder(Protocol):
-    """What makes rows into what a model reads."""
+    """A collator: makes micro-batches of rows."""
 
     def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key]) -> dict[str, Any]:
         """A micro-batch, with the names of its `documents` and its `text_lengths` in tokens."""
@@ -31,7 +31,7 @@ class Encoder(Protocol):
 
 @dataclass
 class Phase:
-    """So many optimizer steps over rows of one length.
+    """A number of optimizer steps over rows of one length.
 
     Args:
         rows: a dataset or a stream.
@@ -49,7 +49,7 @@ class Phase:
 
 
 class _Plan:
-    """Phases after one another; `batches_per_step` micro-batches, over all processes, are one optimizer step."""
+    """Phases one after another. An optimizer step is `batches_per_step` micro-batches, over all processes."""
 
     def __init__(self, phases: list[Phase], batches_per_step: int, seed: int):
         self.phases, self.batches_per_step, self.seed = phases, batches_per_step, seed
@@ -86,11 +86,11 @@ class TrainingPlan(_Plan, Dataset):
 
 
 class StreamedPlan(_Plan, IterableDataset):
-    """The same over streams, for corpora larger than the disk cache: a phase begins its stream anew, and so does every
-    epoch, shuffled within `buffer_size` rows.
+    """The same over streams, for corpora larger than the disk cache. Every phase and every epoch starts its stream
+    again, shuffled within `buffer_size` rows.
 
-    Every process reads the whole stream and keeps its share, and a resumed run reads again what it had read: exact,
-    but neither is faster for it.
+    Every process reads the whole stream and keeps its share, and a resumed run reads the stream from its start. Both
+    are exact, and neither saves time.
     """
 
     def __init__(self, phases: list[Phase], batches_per_step: int, seed: int, buffer_size: int = 1000):
@@ -152,7 +152,7 @@ def plan_loader(
         options: of `torch.utils.data.DataLoader`.
 
     Raises:
-        ValueError: workers for a stream, which `datasets` would divide among them by files.
+        ValueError: loader workers were asked for, and `datasets` would divide a stream's files among them.
     """
     # of its own, so that loading draws nothing from the generator that dropout draws from
     options |= {"num_workers": num_workers, "generator": torch.Generator(), "collate_fn": _only}

@@ -73,7 +73,7 @@ def split_held_out(documents: Documents, every: int, at_most: int | None = None)
     """Training and held-out documents: number 0, `every`, 2 `every`, ... are held out.
 
     Args:
-        at_most: of a stream, no more than so many held-out documents are taken into memory.
+        at_most: the most held-out documents of a stream that are kept in memory.
     """
     if isinstance(documents, datasets.IterableDataset):
         if every < 2:

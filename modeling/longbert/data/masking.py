@@ -83,7 +83,7 @@ class RowMasker:
 
     Args:
         packing: rows hold several texts; `position_ids` that go back to 0 keep them apart.
-        position_range: draw where in 0 .. `position_range` - 1 a text stands, [CLS] staying at 0 as in a long text,
+        position_range: place each text at a random position below it, with [CLS] staying at 0 as in a long text,
             so that far positions learn from short rows; None to count from 0. After the idea of PoSE (Zhu et al.
             2024, arXiv 2309.10400, section 3).
     """
@@ -143,7 +143,7 @@ def collate(
 ) -> dict[str, torch.Tensor]:
     """Stack rows, `[rows, longest]`, padded on the right.
 
-    Where rows are packed there is no `attention_mask`: padding is then one more text, which nothing else sees.
+    Packed rows get no `attention_mask`: their padding is one more text, which no other text sees.
     """
     fill = {"input_ids": tokenizer.pad_token_id, "labels": IGNORE_INDEX, "token_type_ids": 0, "position_ids": 0}
     batch = {

@@ -33,7 +33,7 @@ class RowSettings:
         packing: put several short documents into one row; they do not see each other.
         objective: "mlm", or "mlm+nsp" or "mlm+sop" for rows of sentence pairs.
         short_seq_probability: share of rows cut at a random shorter length, as in BERT's pretraining.
-        seed: of all that is drawn.
+        seed: of all random draws.
     """
 
     max_seq_length: int
@@ -112,7 +112,7 @@ def _drawing(settings: RowSettings, document: str) -> random.Random:
 
 
 def _lengths(settings: RowSettings, size: int, draw: random.Random) -> Iterator[int]:
-    """Lengths to cut at: `size`, and as often as is set a shorter one."""
+    """Lengths to cut at: `size`, or a shorter one as often as is set."""
     while True:
         yield draw.randint(2, size) if draw.random() < settings.short_seq_probability else size
 

@@ -25,8 +25,8 @@ class ExampleArguments:
     validation_file: str | None = described(
         None, "chooses the best checkpoint; by default a tenth of the training set"
     )
-    test_file: str | None = described(None, "what the table is about; by default the validation set")
-    folds: int = described(0, "cross-validation: this many folds of train_file in the place of the other files")
+    test_file: str | None = described(None, "what the table measures; by default the validation set")
+    folds: int = described(0, "cross-validation: this many folds of train_file instead of the other files")
     group_column: str | None = described(None, "examples with the same value never lie on both sides of a split")
     id_column: str | None = described(None, "names an example in predictions; by default its number")
 
@@ -69,7 +69,7 @@ def read_examples(path: str, columns: dict[str, str | None]) -> datasets.Dataset
 
 
 def refuse_empty(examples: datasets.Dataset, column: str) -> None:
-    """Raise `ValueError` where a text is none."""
+    """Raise `ValueError` where a text is empty."""
     for name, text in zip(examples["id"], examples[column], strict=True):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"example {name} has an empty {column}: {text!r}")
@@ -85,12 +85,12 @@ class Split:
     test: datasets.Dataset
 
     def map(self, function: Callable[[datasets.Dataset], datasets.Dataset]) -> "Split":
-        """The same division of what `function` makes of each part; what serves twice is made once."""
+        """Apply `function` to each part; a part that is used twice is processed once."""
         train, validation = function(self.train), function(self.validation)
         return Split(self.name, train, validation, validation if self.test is self.validation else function(self.test))
 
     def everything(self) -> datasets.Dataset:
-        """All examples, those that serve twice once."""
+        """All examples, each once."""
         parts = [self.train, self.validation, *([self.test] if self.test is not self.validation else [])]
         return datasets.concatenate_datasets(parts)
 
@@ -98,7 +98,7 @@ class Split:
 def make_splits(
     arguments: ExampleArguments, read: Callable[[str], datasets.Dataset], stratify: str | None, seed: int
 ) -> list[Split]:
-    """The one division that the files make, or as many as there are folds.
+    """The splits: one as the files divide the examples, or one for each fold.
 
     Args:
         read: makes examples of a file.

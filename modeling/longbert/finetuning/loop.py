@@ -31,9 +31,9 @@ class RunArguments:
 
     max_length: int | None = described(None, "tokens that `long` reads; by default all that the model reaches")
     checkpoint_from: int = described(4096, "texts of this many tokens or more train with gradient checkpointing")
-    early_stopping_patience: int | None = described(None, "evaluations without gain before a run stops")
-    resume: str | None = described(None, "auto: keep finished runs, go on with the one that was stopped")
-    max_loss_ratio: float = described(10.0, "stop where a loss is so many times the mean of the last 100 steps")
+    early_stopping_patience: int | None = described(None, "stop after this many evaluations without improvement")
+    resume: str | None = described(None, "auto: keep finished runs and continue the one that was stopped")
+    max_loss_ratio: float = described(10.0, "stop if a loss is this many times the mean of the last 100 steps")
 
     def __post_init__(self) -> None:
         if self.resume not in (None, "auto"):
@@ -46,7 +46,9 @@ class FinetuningArguments(RunArguments):
 
     strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(STRATEGIES)}")
     seeds: int = described(1, "runs of each strategy and fold, with seed, seed + 1, ...")
-    train_only: list[str] = described(["all"], "all, positions, or regular expressions for parameter names")
+    train_only: list[str] = described(
+        ["all"], "all; positions (the rows past the source's); or regular expressions for parameter names"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +74,7 @@ def run_task(
     picture; models and predictions lie in `output_dir/STRATEGY/[FOLD/]seed-N`.
 
     Args:
-        settings: what else belongs into `output_dir/config.yaml`.
+        settings: further settings to write to `output_dir/config.yaml`.
 
     Raises:
         FileExistsError: there is something in `output_dir`, and nothing is to be resumed.

@@ -39,12 +39,12 @@ class Figures(evaluate.Metric):
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
 
     def counts(self, prediction: Any, reference: Any) -> tuple[float, float]:
-        """What an example adds to the two sums whose ratio is the primary figure."""
+        """One example's share of the primary metric's numerator and denominator."""
         raise NotImplementedError
 
     def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """The primary figure of the examples with given numbers, which may repeat: each is looked at once, so that
-        thousands of draws cost nothing."""
+        """A function from example numbers, which may repeat, to the primary figure of those examples. Each example is
+        scored once, so thousands of draws are cheap."""
         counts = np.array([self.counts(*pair) for pair in zip(predictions, references, strict=True)], dtype=float)
 
         def primary(chosen: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Run a fine-tuned model over texts, and say which are longer than it reads at once."""
+"""Run a fine-tuned model over texts, and warn about those that are longer than it reads at once."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,12 +30,12 @@ TEXTS_AT_ONCE = 256  # enough to put like lengths together, few enough that line
 
 @dataclass
 class Predictor:
-    """A task without right answers.
+    """A task applied to unlabelled texts.
 
     Args:
         example: a text as the task's `encode` takes it.
-        line: (text, one of the task's predictions) -> what is said of the text.
-        beyond: what becomes of a text past the reach.
+        line: (text, one of the task's predictions) -> what is printed about the text.
+        beyond: what is done with a text that is longer than the reach.
     """
 
     task: Task
@@ -102,7 +102,7 @@ def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_
 
 
 def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predictor:
-    """Words are what stands between spaces, punctuation apart."""
+    """Texts are split into words at spaces, and punctuation marks are words of their own."""
     task = TokenClassification(tokenizer, labels, OUTSIDE if OUTSIDE in labels else labels[0])
 
     def spans(text: str) -> list[tuple[int, int]]:

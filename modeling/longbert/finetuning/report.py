@@ -1,4 +1,4 @@
-"""What a comparison of strategies says: figures with intervals, by position where a task knows it, in words."""
+"""The report of a comparison: figures with intervals, and by position where the task knows what decides."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class Report:
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Any]]:
-        """For every strategy all that is in the tables."""
+        """For every strategy, all figures of the tables."""
         return {name: self._figures(lines) for name, lines in self.results.items()}
 
     def _figures(self, lines: Lines) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ways to read a document that is longer than BERT: the long model, and what a reviewer asks to see beside it."""
+"""Ways to read a document that is longer than BERT reads: the long model, and the usual baselines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Strategy:
     """How a document is read.
 
     Args:
-        extended: by the long model; else by the source at its own length.
-        pooled: in several pieces, whose vectors are pooled.
+        extended: the long model reads; else the source, at its own length.
+        pooled: the document is read in several pieces, whose vectors are pooled.
         read: (ids without special tokens, tokens of a piece) -> pieces.
         first_alone: of a text in several pieces it reads the first and no other.
         skips_middle: it leaves out what lies between, so that answers and words there cannot be found.
@@ -64,7 +64,7 @@ def overlapping(length: int, size: int, stride: int) -> range:
     Whatever is at most `stride` tokens long lies whole in one of them.
 
     Raises:
-        ValueError: windows that hold nothing but what they share.
+        ValueError: windows would hold nothing but what they share.
     """
     if not 0 <= stride < size:
         raise ValueError(
@@ -122,8 +122,8 @@ def read_rows(
 ) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
     """Every row with what the model says of it, in fp32 on the CPU.
 
-    Rows of like `length` are read together, the longest first: no padding is wasted, and where memory is short it
-    shows at once.
+    Rows of like `length` are read together, the longest first: little padding is needed, and a lack of memory shows at
+    once.
     """
     was_training = model.training
     model.eval()

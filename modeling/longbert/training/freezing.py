@@ -1,4 +1,4 @@
-"""What trains: everything, the new positions alone, or what regular expressions name."""
+"""Which weights are trained: all, the new positions only, or those that regular expressions name."""
 
 import re
 
@@ -49,7 +49,7 @@ def _train_new_positions(model: LongBertPreTrainedModel) -> str:
     model.requires_grad_(False)
     weight.requires_grad = True
     if rows == 0:
-        return "what positions are computed from trains, all else is frozen"
+        return "the weights that positions are computed from train, all else is frozen"
     index = torch.arange(kept)
     # a zero gradient moves nothing under Adam without decay, and positions never decay
     weight.register_hook(lambda gradient: gradient.index_fill(0, index.to(gradient.device), 0.0))

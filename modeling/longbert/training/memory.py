@@ -1,4 +1,4 @@
-"""What a run holds in memory: activations that are computed again, and the most that was held."""
+"""Memory of a run: gradient checkpointing, and the peak that was measured."""
 
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""What a run does a second: tokens, real tokens, and of a GPU's arithmetic the share that is used."""
+"""A run's throughput: tokens a second, with and without padding, and the share of a GPU's arithmetic in use."""
 
 import contextlib
 import time
@@ -62,7 +62,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens in here takes no time."""
+        """Time spent inside is not counted."""
         start = time.perf_counter()
         yield
         self.since += time.perf_counter() - start
@@ -80,7 +80,7 @@ class Meter:
         self.pairs.append(torch.stack((torch.full_like(loss, len(labels)), loss, right.to(loss.dtype))))
 
     def report(self, accelerator: Accelerator, loss: float, shared_by: int = 1) -> dict[str, float]:
-        """What the log gets, over all processes, and begin anew.
+        """Figures for the log, over all processes; then start counting again.
 
         Args:
             loss: the mean training loss since the last report.

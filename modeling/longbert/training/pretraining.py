@@ -58,7 +58,7 @@ def make_plan(
     run_args: PretrainingArguments,
     args: TrainingArguments,
 ) -> TrainingPlan | StreamedPlan:
-    """What every step of the run reads; says on the way what became of the documents.
+    """Plan what every step of the run reads, and print what became of the documents.
 
     A step has `per_device_train_batch_size` rows of `max_seq_length`, or as many tokens in shorter rows.
     """
@@ -86,7 +86,7 @@ def make_plan(
         elif isinstance(rows, datasets.Dataset):
             steps = share * args.num_train_epochs * len(rows) / (batch_size * batches_per_step)
         else:
-            raise ValueError("streaming needs max_steps: how long an epoch is, is not known")
+            raise ValueError("streaming needs max_steps, because the length of an epoch is not known")
         phases.append(Phase(max(1, math.ceil(steps - 1e-9)), length, batch_size, rows, masker))
     if args.max_steps > 0:  # rounding up must not lengthen the run
         longest = max(phases, key=lambda phase: phase.steps)
@@ -103,7 +103,7 @@ def train_natively(
     args: TrainingArguments,
     prover: Prover,
 ) -> Source:
-    """Train the source's head at its own length, with as many tokens a step; what comes out is the source.
+    """Train the source's MLM head at the source's own length; the result is the source that the run then extends.
 
     Kept in `output_dir/native`, where a resumed run finds it.
     """

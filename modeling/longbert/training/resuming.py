@@ -19,15 +19,15 @@ SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class StoppedBySigterm(Exception):
-    """The run is saved, and must not be finished."""
+    """SIGTERM stopped the run: it is saved, and nothing that belongs to its end may run."""
 
 
 class StopOnSigterm(TrainerCallback):
-    """On SIGTERM: finish the step, save, stop. Whichever process is told, all agree on the step.
+    """On SIGTERM: finish the step, save, stop. All processes stop at the same step, whichever got the signal.
 
     Raises:
-        StoppedBySigterm: once all is saved. Where Trainer is only asked to stop, it takes the run for finished, and
-            with `save_total_limit=1` deletes what was just saved in favour of the best.
+        StoppedBySigterm: after saving. If Trainer were only asked to stop, it would take the run for finished and,
+        with `save_total_limit=1`, delete the checkpoint just saved and keep the best.
     """
 
     def __init__(self, trainer: Trainer):
@@ -56,7 +56,7 @@ def find_checkpoint(output_dir: str, resume: str | None, may_rename: bool) -> st
     """The checkpoint that `resume` means: None, a folder, or "auto" for the newest whole one, if there is any.
 
     Args:
-        may_rename: put damaged checkpoints out of the way, as `checkpoint-N.damaged`; for one process of all.
+        may_rename: rename damaged checkpoints to `checkpoint-N.damaged`; true in one process only.
 
     Raises:
         ValueError: a folder was named that is not a whole checkpoint.

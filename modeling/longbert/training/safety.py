@@ -33,10 +33,10 @@ class DivergedError(RuntimeError):
 class SafeTrainer(Trainer):
     """Trainer with whole checkpoints, a clean stop on SIGTERM and a guard against divergence.
 
-    In front of another Trainer among the bases of a class, it adds the same to that one.
+    As the first base of a class, before another Trainer, it adds the same to that Trainer.
 
     Args:
-        max_loss_ratio: a step whose loss is so many times the mean of the last 100 has diverged.
+        max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100.
     """
 
     def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
@@ -107,8 +107,8 @@ class SafeTrainer(Trainer):
         return str(self.aside) if self.aside else super()._get_output_dir(trial)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push the checkpoint's model as it is pushed at the end: with its code and card, and without the run's other
-        files, which Trainer pushes too, tokens among them; what cannot be pushed does not end the run."""
+        """Push the checkpoint's model as at the end of the run, with its code and card. The run's other files stay
+        here: Trainer would push them, and they can hold tokens. A push that fails does not end the run."""
         at_the_end = self.args.hub_strategy == HubStrategy.END
         if self.aside is None and not at_the_end and self.is_world_process_zero():
             try:

@@ -17,8 +17,8 @@ class LongTrainer(SafeTrainer):
     """A safe Trainer over a `TrainingPlan`, which logs what it does a second.
 
     Args:
-        evaluator: what `evaluate` calls: the model to its figures, such as a `Prover`'s `metrics`.
-        sequence_parallel_size: neighbouring processes that share a batch, a part of every text each.
+        evaluator: a function from the model to its figures, such as `Prover.metrics`; `evaluate` calls it.
+        sequence_parallel_size: how many neighbouring processes share a batch, each computing a part of every text.
     """
 
     control: TrainerControl
@@ -37,7 +37,7 @@ class LongTrainer(SafeTrainer):
         self.meter = Meter(self.model.config)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; the meter begins to count."""
+        """As Trainer's; the meter starts counting."""
         self.meter.reset()
         return super().train(*args, **kwargs)
 

@@ -26,11 +26,11 @@ class RetrievalArguments:
     train_file: str | None = described(None, "(query, document) pairs: csv, json(l), parquet, or a saved dataset")
     query_column: str = described("query", "column of the queries in train_file")
     document_column: str = described("document", "column of the documents in train_file")
-    id_column: str | None = described(None, "names a pair where something is wrong with it; by default its number")
+    id_column: str | None = described(None, "column that names a pair in error messages; by default its number")
     validation_folder: str | None = described(
         None, "chooses the best checkpoint; by default every tenth document of train_file, with its queries"
     )
-    test_folder: str | None = described(None, "corpus.jsonl and queries.jsonl: what the table is about")
+    test_folder: str | None = described(None, "folder of corpus.jsonl and queries.jsonl, which the table measures")
 
     def __post_init__(self) -> None:
         if self.test_folder is None:
@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Query:
-    """What is sought.
+    """A query, and the documents that answer it.
 
     Args:
         ids: token ids without special tokens.
@@ -107,7 +107,7 @@ class Retrieval:
 
 
 def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
-    """Read what is trained on, as `query`, `document`, `id`, and the document's `length` in tokens.
+    """Read the training pairs, as `query`, `document`, `id`, and the document's `length` in tokens.
 
     Raises:
         ValueError: no file, a column that is not there, or an empty text.
@@ -126,20 +126,21 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
 
 
 def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
-    """Raise `ValueError` where no batch can have as many different queries and documents as it is to have pairs."""
+    """Raise `ValueError` if there are too few different queries or documents to fill a batch of pairs."""
     for column in ("query", "document"):
         number = len({*pairs[column]})
         if number < batch_size:
             raise ValueError(
                 f"train_file has {number} different values of {column}, and a batch of {batch_size} pairs needs as "
-                "many, so that its other documents are wrong: set a smaller per_device_train_batch_size"
+                "many, because a batch's other documents are the wrong answers: set a smaller "
+                "per_device_train_batch_size"
             )
 
 
 def hold_out(
     pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, window: int
 ) -> tuple[datasets.Dataset, Retrieval]:
-    """The pairs without every tenth document, and those documents with their queries."""
+    """Split off every tenth document with its queries; the pairs of the other documents stay to train on."""
     texts = list(dict.fromkeys(pairs["document"]))
     held = {text: f"document {number}" for number, text in enumerate(texts[::10])}
     inside = [index for index, text in enumerate(pairs["document"]) if text in held]

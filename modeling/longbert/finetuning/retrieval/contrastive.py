@@ -17,11 +17,12 @@ from .encoders import KINDS, Way, read
 
 @dataclass
 class PairCollator(SentenceTransformerDataCollator):
-    """Pairs as sentence-transformers' losses take them, with the names that `SafeTrainer` tells where a step diverges.
+    """Pairs as sentence-transformers' losses take them, with the document names that `SafeTrainer` reports if a step
+    diverges.
 
     Args:
-        reach: documents stand at random positions up to this one, as LongEmbed trains them (Zhu et al. 2024, arXiv
-            2404.12096, section 4.2, after PoSE); None for where they begin. A batch always gets the same positions, so
+        reach: documents are placed at random positions up to this one, as LongEmbed trains them (Zhu et al. 2024,
+            arXiv 2404.12096, section 4.2, after PoSE); None to start at 0. A batch always gets the same positions, so
             that a resumed run draws what the one that was never stopped does.
     """
 
@@ -50,7 +51,7 @@ class EmbeddingTrainer(SafeTrainer, SentenceTransformerTrainer):
 
 
 class RetrievalEvaluator(BaseEvaluator):
-    """What an encoder's figures are while it trains."""
+    """Gives an encoder's figures while it trains."""
 
     def __init__(self, metric: Figures, retrieval: Retrieval, way: Way, batch_size: int):
         super().__init__()

@@ -1,6 +1,6 @@
-"""An existing sentence encoder made to read long documents: untrained, its new positions trained, or all of it.
+"""Make an existing sentence encoder read long documents: untrained, with its new positions trained, or all of it.
 
-Rows of one table: each reads the same documents, in its own way, and ranks them for the same queries.
+The table has a row for each way: it reads the same documents in its own way and ranks them for the same queries.
 """
 
 import dataclasses
@@ -38,22 +38,22 @@ class EmbeddingArguments(RunArguments):
 
     strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(WAYS)}")
     train: list[str] = described(
-        ["none"], "what of `long` is trained, a row for each: none, positions (those past the source's), all"
+        ["none"], "what to train of `long`, a row for each: none, positions (the rows past the source's), all"
     )
     train_baselines: bool = described(
-        False, "where all of `long` is trained, so is `truncate`, and what was trained is read in windows too"
+        False, "with `train: all`, also train `truncate`, and let the trained encoder read chunks"
     )
     positions_learning_rate: float | None = described(
-        None, "learning_rate where positions alone are trained, which bear some ten times that of all weights"
+        None, "learning_rate of positions alone; they stand about ten times the rate of all weights"
     )
     position_sampling: str = described(
         "none", "offset: in training, documents stand anywhere in the model's reach, not only at its start"
     )
     mini_batch_size: int = described(
-        8, "texts in memory at once while training; how many negatives there are is per_device_train_batch_size"
+        8, "texts in memory at once in training; per_device_train_batch_size sets how many negatives there are"
     )
     # a contrastive loss comes near 0, where one hard batch is many times the mean
-    max_loss_ratio: float = described(100.0, "stop where a loss is so many times the mean of the last 100 steps")
+    max_loss_ratio: float = described(100.0, "stop if a loss is this many times the mean of the last 100 steps")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +65,7 @@ class EmbeddingArguments(RunArguments):
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
         if self.train_baselines and self.strategies[0] != "long":
             raise ValueError(
-                "train_baselines reads windows by what long has become: put long first among strategies, got "
+                "train_baselines reads chunks with the trained long encoder: put long first among strategies, got "
                 f"{self.strategies}"
             )
         if self.mini_batch_size < 1:
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def trained(self) -> bool:
-        """Whether anything was."""
+        """Whether any weight was trained."""
         return self.train != "none"
 
     @property
@@ -107,7 +107,7 @@ class Comparison:
 
     Args:
         pairs: `query`, `document`, `id`, `length`; none where nothing is trained.
-        validation: chooses the best checkpoint; None where none is chosen.
+        validation: chooses the best checkpoint; None if the last one is kept.
     """
 
     source: Source
@@ -120,7 +120,7 @@ class Comparison:
     readings: dict[Any, Reading] = field(default_factory=dict)
 
     def predictions(self, row: Row) -> Lines:
-        """Load, extend, train, save, read and rank; what is finished is taken as it is."""
+        """Load, extend, train, save, read and rank; a finished row is read from its folder instead."""
         folder = Path(self.args.output_dir, row.strategy, row.train)
         if self.run_args.resume and (kept := kept_predictions(folder)) is not None:
             return kept
@@ -135,7 +135,7 @@ class Comparison:
         return lines
 
     def _encoder(self, row: Row, folder: Path) -> SentenceTransformer:
-        """The encoder of a row, trained and saved; windows are read by what `long` has become."""
+        """The encoder of a row, trained and saved; chunks are read by the trained encoder of `long`."""
         set_seed(self.args.seed)
         way = WAYS[row.strategy]
         if row.trained and way.pooled:
@@ -255,7 +255,7 @@ def run_embedding(
 def _refuse_settings(
     model_args: ModelArguments, args: SentenceTransformerTrainingArguments, trained: list[str]
 ) -> None:
-    """Raise `ValueError` for what an encoder cannot be told."""
+    """Raise `ValueError` for settings that an encoder cannot have."""
     if model_args.tokenizer is not None:
         raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
     if args.push_to_hub and len(trained) != 1:
@@ -271,12 +271,12 @@ def _training_examples(
     encoder: SentenceTransformer,
     window: int,
 ) -> tuple[datasets.Dataset, Retrieval | None]:
-    """The pairs, and what chooses the best checkpoint where one is chosen."""
+    """The pairs to train on, and the test that chooses the best checkpoint, if one is chosen."""
     pairs = read_pairs(retrieval_args, encoder.tokenizer)
     refuse_few(pairs, args.train_batch_size)
     if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
         raise ValueError(
-            f"no document of train_file has more than {window} tokens, and no new position would be trained: set "
+            f"no document of train_file has more than {window} tokens, so no new position would be trained: set "
             "position_sampling to offset, or train on longer documents"
         )
     if retrieval_args.validation_folder:

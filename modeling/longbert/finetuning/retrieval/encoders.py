@@ -21,7 +21,7 @@ class Way(Strategy):
     """A strategy of an encoder, whose texts are compared by their cosine.
 
     Args:
-        as_shipped: in as many tokens as the source came with, not in all that its positions reach.
+        as_shipped: read as many tokens as the source was shipped to read, not all that its positions reach.
         nearest: a document is as near to a query as its nearest piece; else its vector is the mean of its pieces'.
     """
 
@@ -40,7 +40,7 @@ WAYS = {
 
 
 def load_encoder(source: Source, prompts: dict[str, str] | None = None, device: str = "cpu") -> SentenceTransformer:
-    """The source as a sentence encoder; a bare BERT, without a modules.json, is given its tokens' mean, normalised.
+    """The source as a sentence encoder; a plain BERT, without a modules.json, pools the normalised mean of its tokens.
 
     Args:
         prompts: what stands before every `query` and every `document`, where the source does not say it itself.
@@ -70,7 +70,7 @@ def exchange_model(encoder: SentenceTransformer, source: Source, config: LongBer
 
 @dataclass(frozen=True)
 class Reading:
-    """What an encoder makes of a test, unit vectors in fp32 on the CPU.
+    """An encoder's vectors of a test's texts: unit vectors, in fp32, on the CPU.
 
     Args:
         queries: `[queries, hidden_size]`.

@@ -1,9 +1,9 @@
-"""The right one of several choices, by a context that may be longer than BERT.
+"""The right one of several choices, by a context that may be longer than BERT reads.
 
 A choice is read as [CLS] question choice [SEP] context [SEP]: the order of SQuAD, and of Longformer's multiple choice
 (Beltagy et al. 2020, arXiv 2004.05150, section 6), so that question and choice stand where the source was trained
 however long the context is, and in every window of it. Under an attention window they are global. BERT itself read
-SWAG and RACE the other way round, which at 512 tokens is no matter.
+SWAG and RACE the other way round, which makes no difference at 512 tokens.
 
 An example is as many rows as it has choices, and examples must have the same number of them.
 """
@@ -129,7 +129,8 @@ class ChoiceEncoder:
         return batch
 
     def _pieces(self, row: dict[str, Any]) -> list[list[int]]:
-        """What is read of the context, the same beside every choice, as much as the longest leaves room for."""
+        """The pieces of the context that are read, the same for every choice, as long as the longest choice leaves
+        room for."""
         taken = max(map(len, row["choice_ids"])) + PAIR_FRAME
         until = self.long_length - taken if self.strategy.pooled else None
         return self.strategy.read(row["context_ids"][:until], self.max_length - taken)

@@ -40,10 +40,12 @@ class QuestionAnsweringArguments(ExampleArguments):
     context_column: str = described("context", "column of the contexts")
     answers_column: str = described("answers", "column of {text: [...], answer_start: [...]}, empty for no answer")
     merge_articles: bool = described(False, "SQuAD's json: all paragraphs of an article are one context")
-    stride: int = described(128, "tokens that windows of a long context share")
+    stride: int = described(128, "tokens that neighbouring pieces of a long context share")
     max_answer_length: int = described(30, "tokens of the longest answer")
     n_best: int = described(5, "answers kept in predictions")
-    null_threshold: float = described(0.0, "no answer where its score is higher than the best span's by more")
+    null_threshold: float = described(
+        0.0, "say that there is no answer if its score beats the best span's by more than this"
+    )
 
 
 def read_questions(path: str, arguments: QuestionAnsweringArguments) -> datasets.Dataset:
@@ -155,7 +157,7 @@ class QuestionAnswering(Task):
         if end - begin >= self.stride:
             raise ValueError(
                 f"example {example['id']}: its answer of {end - begin + 1} tokens is longer than the stride of "
-                f"{self.stride} that windows share, and would be cut in two: set a greater stride"
+                f"{self.stride} that pieces share, and would be cut in two: set a greater stride"
             )
 
     def windows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:

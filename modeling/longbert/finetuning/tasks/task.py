@@ -35,7 +35,7 @@ class Task(ABC):
 
     @abstractmethod
     def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
-        """What makes micro-batches, `max_length` tokens read at once; `labels` are what `loss` gets.
+        """The collator: makes micro-batches, `max_length` tokens read at once; `labels` are what `loss` gets.
 
         Args:
             long_length: tokens that `long` reads; a strategy that pools pieces reads no more in all.

@@ -40,14 +40,14 @@ class TokenClassificationArguments(ExampleArguments):
 
     words_column: str = described("words", "column of the documents, each a list of words")
     labels_column: str = described("labels", "column of the labels, a list of them, one for every word")
-    stride: int = described(128, "tokens that windows of a long document share")
+    stride: int = described(128, "tokens that neighbouring pieces of a long document share")
 
 
 def read_words(path: str, arguments: TokenClassificationArguments) -> datasets.Dataset:
     """Read a file of examples as `id`, `words`, `labels`.
 
     Raises:
-        ValueError: words or labels that are no lists, not as many of the one as of the other, or none.
+        ValueError: words or labels are not lists, differ in number, or are empty.
     """
     columns = {"words": arguments.words_column, "labels": arguments.labels_column}
     examples = read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
@@ -75,7 +75,7 @@ def continues(labels: Sequence[str], number: int) -> bool:
 
 
 def beginning_within(labels: list[str], start: int, stop: int) -> list[str]:
-    """Labels from word `start` on with the entities that begin before word `stop`, those whole, and no others.
+    """Labels from word `start` on that keep every entity which begins before word `stop`, whole, and no other.
 
     Returns:
         `stop - start` labels, or more where the last entity goes on.
@@ -147,7 +147,7 @@ class TokenClassification(Task):
         of a control character. Its label is the target of the first.
 
         Raises:
-            ValueError: a document of which the tokenizer leaves nothing, a label that the training set does not have,
+            ValueError: a document that the tokenizer turns into no token, a label that the training set does not have,
                 or labels that look like IOB2 and are not.
         """
 
