@@ -217,7 +217,12 @@ def hidden(draw: random.Random) -> dict:
     return {"context": " ".join(context), "question": "which metal", "choices": metals, "label": "AB"[label]}
 
 
-def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(lively_source, tmp_path):
+# that windows learn takes more than three times as long; what they read and give is held above
+@pytest.mark.parametrize(
+    ("strategies", "epochs"),
+    [(["long", "truncate"], 3), pytest.param(["long", "truncate", "chunk-pool"], 10, marks=pytest.mark.slow)],
+)
+def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(strategies, epochs, lively_source, tmp_path):
     draw = random.Random(0)
     for split, number in (("train", 240), ("test", 40)):
         lines = [json.dumps(hidden(draw)) for _ in range(number)]
@@ -229,9 +234,9 @@ def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(lively_source, t
         "train_file": str(tmp_path / "train.jsonl"),
         "validation_file": str(tmp_path / "test.jsonl"),
         "question_column": "question",
-        "strategies": ["long", "truncate", "chunk-pool"],
+        "strategies": strategies,
         "output_dir": str(tmp_path / "run"),
-        "num_train_epochs": 10,
+        "num_train_epochs": epochs,
         "per_device_train_batch_size": 8,
         "learning_rate": 3e-3,
         "warmup_steps": 10,
@@ -244,9 +249,9 @@ def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(lively_source, t
     status, printed = run("finetune/multiple_choice.py", file)
     assert status == 0, printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["long"]["accuracy"] > 0.95
-    assert results["chunk-pool"]["accuracy"] > 0.95
-    assert results["truncate"]["accuracy"] < 0.75
+    assert results.pop("truncate")["accuracy"] < 0.75
+    for strategy, figures in results.items():
+        assert figures["accuracy"] > 0.95, strategy
     first, *_ = (tmp_path / "run" / "long" / "seed-42" / "predictions" / "test.jsonl").read_text().splitlines()
     line = json.loads(first)
     assert sum(line["scores"]) == pytest.approx(1) and line["scores"].index(max(line["scores"])) == line["prediction"]
