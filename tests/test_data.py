@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
 from longbert.data.documents import load_documents, split_held_out
 from longbert.data.masking import RowMasker, TokenMasker, collate
-from longbert.data.rows import FRAME, RowCount, RowSettings, make_rows, split_sentences, tokenize
+from longbert.data.rows import FRAME, SENTENCE_END, RowCount, RowSettings, make_rows, split_sentences, tokenize
 from longbert.folders import resolve_path
 
 
@@ -334,3 +334,15 @@ def test_masking_is_berts(whole_word_mask, tokenizer):
     assert share == pytest.approx(0.15, abs=0.0076)
     assert as_mask == pytest.approx(0.8, abs=0.022)
     assert kept == pytest.approx(0.1, abs=0.0165)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        ("Call a.b(c)!=d here. Two.", ["Call a.b(c)!=d here.", "Two."]),
+        ("却说曹操大惊！众将何在？玄德曰善。", ["却说曹操大惊！", "众将何在？", "玄德曰善。"]),
+    ],
+)
+def test_sentences_end_in_every_script(text, sentences):
+    assert [part for part in SENTENCE_END.split(text) if part] == sentences

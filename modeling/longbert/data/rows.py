@@ -21,7 +21,8 @@ from .documents import Documents
 
 
 FRAME = 2  # [CLS] and [SEP]
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])")
+# where words stand apart a space follows the mark; Chinese has none, and writes its marks in full or in half width
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|(?<=[\u4e00-\u9fff][!?])")
 
 
 @dataclass
