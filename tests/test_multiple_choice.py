@@ -58,7 +58,7 @@ def read(model: LongBertForMultipleChoice, batch: dict):
 @pytest.mark.parametrize("question", [None, "which metal"])
 def test_question_and_choice_come_first_are_global_and_the_context_is_cut_at_its_end(question, task):
     rows = encoded(task, EXAMPLE | ({"question": question} if question else {}))
-    batch = task.encoder(STRATEGIES["long"], 20, 20).batch(list(rows))
+    batch = task.collator(STRATEGIES["long"], 20, 20).batch(list(rows))
     asked = f"{question} " if question else ""
     room = 20 - 3 - len(f"{asked}iron and peace".split())
     seen = " ".join(EXAMPLE["context"].split()[:room])
@@ -79,7 +79,7 @@ def test_question_and_choice_come_first_are_global_and_the_context_is_cut_at_its
 
 def test_head_and_tail_are_of_the_context(task):
     (row,) = encoded(task, EXAMPLE)
-    batch = task.encoder(STRATEGIES["head-tail"], 20, 40).batch([row])
+    batch = task.collator(STRATEGIES["head-tail"], 20, 40).batch([row])
     context = EXAMPLE["context"].split()
     expected = " ".join([*context[:3], *context[-11:]])  # 14 tokens of room, 128 / 510 of them from the head
     assert words(task, batch["input_ids"][0, 1]) == f"[CLS] iron and peace [SEP] {expected} [SEP]"
@@ -87,7 +87,7 @@ def test_head_and_tail_are_of_the_context(task):
 
 def test_windows_cover_what_long_reads_and_the_best_one_decides(task):
     rows = encoded(task, EXAMPLE, {**EXAMPLE, "context": "war peace"})
-    batch = task.encoder(STRATEGIES["chunk-pool"], 16, 32).batch(list(rows))
+    batch = task.collator(STRATEGIES["chunk-pool"], 16, 32).batch(list(rows))
     seen = [words(task, ids).split(" [SEP]")[1].split() for ids in batch["input_ids"][:, 1]]
     assert seen[0] + seen[1] + seen[2] == EXAMPLE["context"].split()[: 32 - 6] and seen[3] == ["war", "peace"]
     assert batch["owner"].tolist() == [0, 0, 0, 1]
@@ -106,7 +106,7 @@ def test_under_a_window_each_choice_is_read_as_if_alone_with_its_own_marks(imple
     model = LongBertForMultipleChoice(config).eval()
     torch.nn.init.normal_(model.classifier.weight)
     model.set_attn_implementation(implementation)
-    batch = task.encoder(STRATEGIES["long"], 64, 64).batch(list(encoded(task, EXAMPLE, {**EXAMPLE, "label": 0})))
+    batch = task.collator(STRATEGIES["long"], 64, 64).batch(list(encoded(task, EXAMPLE, {**EXAMPLE, "label": 0})))
     together = read(model, batch).logits
     names = ("input_ids", "attention_mask", "token_type_ids", "global_attention_mask")
     with torch.no_grad():
@@ -125,12 +125,12 @@ def test_the_loss_means_the_same_for_any_split(strategy, task):
     """Law 6: over micro-batches whose number of labels is the number of examples, as Trainer counts it."""
     draw = random.Random(0)
     examples = [{**EXAMPLE, "context": " ".join(draw.choices(NOISE, k=n)), "label": n % 2} for n in (30, 9, 17, 40)]
-    rows, encoder = list(encoded(task, *examples)), task.encoder(STRATEGIES[strategy], 24, 48)
+    rows, collator = list(encoded(task, *examples)), task.collator(STRATEGIES[strategy], 24, 48)
     model_class = ChunkPoolForMultipleChoice if strategy == "chunk-pool" else LongBertForMultipleChoice
     model = model_class(tiny_config(vocab_size=len(task.tokenizer), max_position_embeddings=48, attention_window=4))
     losses, gradients = [], []
     for parts in ([rows], [rows[:1], rows[1:]], [[row] for row in rows]):
-        batches = [encoder.batch(part) for part in parts]
+        batches = [collator.batch(part) for part in parts]
         items = sum(batch["labels"].ne(-100).sum() for batch in batches)
         assert items == len(rows)
         model.eval().zero_grad()

@@ -109,8 +109,8 @@ def test_a_word_of_which_nothing_is_left_gets_the_label_of_what_is_not_read(toke
     words = ["\x07", "state", "", "war", "\x07"]
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
     encoded = task.encode(examples((words, ["B-LOC", "B-PER", "I-PER", "B-LOC", "O"])))
-    encoder = task.encoder(STRATEGIES["long"], 64, 64)
-    (line,) = task.predict(Oracle(task.windows(encoded, encoder), 0), encoded, encoder)
+    collator = task.collator(STRATEGIES["long"], 64, 64)
+    (line,) = task.predict(Oracle(task.windows(encoded, collator), 0), encoded, collator)
     assert line["prediction"] == ["O", "B-PER", "O", "B-LOC", "O"]
     assert line["reference"] == ["B-LOC", "B-PER", "I-PER", "B-LOC", "O"]
     assert line["positions"] == [1, 1, 2, 2, 3]
@@ -141,8 +141,8 @@ def test_every_word_is_labelled_once_in_training_and_prediction(strategy, stride
     """Over lengths around the windows' edges; were labels out of place, the oracle's answers would be wrong."""
     task = TokenClassification(tokenizer, IOB2, "O", stride)
     encoded = task.encode(some_documents(tokenizer, *range(5, 45)))
-    encoder = task.encoder(STRATEGIES[strategy], 20, 20)
-    windows, training = task.windows(encoded, encoder), task.training_rows(encoded, encoder)
+    collator = task.collator(STRATEGIES[strategy], 20, 20)
+    windows, training = task.windows(encoded, collator), task.training_rows(encoded, collator)
     assert max(windows["length"]) == 20
     given = collections.defaultdict(list)
     for row in training:
@@ -151,7 +151,7 @@ def test_every_word_is_labelled_once_in_training_and_prediction(strategy, stride
         seen = len(example["input_ids"]) if strategy != "truncate" else 20 - FRAME
         assert given[example["id"]] == [label for label in example["targets"][:seen] if label != IGNORE_INDEX]
     wrong = IOB2.index("I-LOC")
-    for line, example in zip(task.predict(Oracle(windows, wrong), encoded, encoder), encoded, strict=True):
+    for line, example in zip(task.predict(Oracle(windows, wrong), encoded, collator), encoded, strict=True):
         for found, truth, score, (first, end) in zip(
             line["prediction"], line["reference"], line["scores"], pairwise(example["bounds"]), strict=True
         ):
@@ -164,9 +164,9 @@ def test_a_window_that_decides_no_word_is_not_trained_on(tokenizer):
     task = TokenClassification(tokenizer, IOB2, "O", stride=2)
     long_word = "-".join(["state"] * 20)
     encoded = task.encode(examples((["war", long_word, "peace"], ["O", "B-LOC", "O"])))
-    encoder = task.encoder(STRATEGIES["chunk-pool"], 12, 12)
-    assert len(task.windows(encoded, encoder)) == 5
-    assert len(task.training_rows(encoded, encoder)) == 2
+    collator = task.collator(STRATEGIES["chunk-pool"], 12, 12)
+    assert len(task.windows(encoded, collator)) == 5
+    assert len(task.training_rows(encoded, collator)) == 2
 
 
 # errors
@@ -204,11 +204,11 @@ def test_labels_that_cannot_be_used_are_refused(words, labels, message, tokenize
 def test_strategies_and_strides_that_leave_gaps_are_refused(tokenizer):
     task = TokenClassification(tokenizer, IOB2, "O", stride=62)
     with pytest.raises(ValueError, match="long, truncate, chunk-pool"):
-        task.encoder(STRATEGIES["head-tail"], 64, 64)
+        task.collator(STRATEGIES["head-tail"], 64, 64)
     with pytest.raises(ValueError, match="windows of 62 tokens cannot share 62"):
-        task.encoder(STRATEGIES["chunk-pool"], 64, 64)
+        task.collator(STRATEGIES["chunk-pool"], 64, 64)
     with pytest.raises(ValueError, match="cannot share -1"):
-        TokenClassification(tokenizer, IOB2, "O", stride=-1).encoder(STRATEGIES["truncate"], 64, 64)
+        TokenClassification(tokenizer, IOB2, "O", stride=-1).collator(STRATEGIES["truncate"], 64, 64)
 
 
 # labels and metrics
@@ -326,14 +326,14 @@ def test_the_loss_means_the_same_for_any_split(tiny_source, tokenizer):
     source = Source.of(ModelArguments(model=str(tiny_source), max_position_embeddings=128))
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
     model = task.build(source, STRATEGIES["long"]).eval()
-    encoder = task.encoder(STRATEGIES["long"], 24, 24)
-    rows = list(task.training_rows(task.encode(some_documents(tokenizer, 7, 40, 3, 25)), encoder))
+    collator = task.collator(STRATEGIES["long"], 24, 24)
+    rows = list(task.training_rows(task.encode(some_documents(tokenizer, 7, 40, 3, 25)), collator))
     words = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
 
     def gradient(*parts: list[dict], items: int | None) -> torch.Tensor:
         model.zero_grad()
         for part in parts:
-            batch = encoder.batch(part)
+            batch = collator.batch(part)
             outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             task.loss(outputs, batch["labels"], items).backward()
         return model.classifier.weight.grad.clone()
@@ -349,8 +349,8 @@ def test_a_step_is_the_same_for_any_accumulation(tiny_source, tokenizer, tmp_pat
     settings = {"max_position_embeddings": 128, "hidden_dropout_prob": 0.0, "attention_window": 16}
     source = Source.of(ModelArguments(model=str(tiny_source), **settings))
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
-    encoder = task.encoder(STRATEGIES["long"], 100, 128)
-    rows = task.training_rows(task.encode(some_documents(tokenizer, 60, 5, 33, 12, 50, 8, 21, 40)), encoder)
+    collator = task.collator(STRATEGIES["long"], 100, 128)
+    rows = task.training_rows(task.encode(some_documents(tokenizer, 60, 5, 33, 12, 50, 8, 21, 40)), collator)
     weights = []
     for batch_size in (4, 1):
         torch.manual_seed(0)
@@ -365,7 +365,7 @@ def test_a_step_is_the_same_for_any_accumulation(tiny_source, tokenizer, tmp_pat
             save_strategy="no",
             use_cpu=True,
         )
-        plan = TrainingPlan([Phase(2, 100, batch_size, rows, encoder)], 4 // batch_size, seed=0)
+        plan = TrainingPlan([Phase(2, 100, batch_size, rows, collator)], 4 // batch_size, seed=0)
         trainer = LongTrainer(model, args, train_dataset=plan, compute_loss_func=task.loss, evaluator=lambda model: {})
         trainer.train()
         weights.append(model.classifier.weight.detach())

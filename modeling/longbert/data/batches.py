@@ -22,7 +22,7 @@ from .masking import generator_for
 Key = tuple[int, int, int]
 
 
-class Encoder(Protocol):
+class Collator(Protocol):
     """A collator: makes micro-batches of rows."""
 
     def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class Phase:
     Args:
         rows: a dataset or a stream.
         batch_size: rows of a micro-batch.
-        encoder: makes a micro-batch of rows, each with its (seed, epoch, number).
+        collator: makes a micro-batch of rows, each with its (seed, epoch, number).
         lengths: tokens of each row, where rows of like length are to share a micro-batch.
     """
 
@@ -44,7 +44,7 @@ class Phase:
     max_seq_length: int
     batch_size: int
     rows: datasets.Dataset | datasets.IterableDataset
-    encoder: "Encoder"
+    collator: "Collator"
     lengths: list[int] | None = None
 
 
@@ -75,7 +75,7 @@ class TrainingPlan(_Plan, Dataset):
         for place in range(first, first + phase.batch_size):
             epoch, place = divmod(place, len(phase.rows))
             keys.append((self.seed, epoch, int(self._order(number, epoch)[place])))
-        return phase.encoder.batch([phase.rows[row] for _, _, row in keys], keys)
+        return phase.collator.batch([phase.rows[row] for _, _, row in keys], keys)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
     def _order(self, number: int, epoch: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ class StreamedPlan(_Plan, IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for phase, numbered in itertools.islice(self._batches(), self.rank, None, self.ranks):
             keys, rows = zip(*numbered, strict=True)
-            yield phase.encoder.batch(list(rows), keys)
+            yield phase.collator.batch(list(rows), keys)
 
     def _batches(self) -> Iterator[tuple[Phase, list[tuple[Key, dict]]]]:
         for phase in self.phases:

@@ -11,7 +11,7 @@ import datasets
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..arguments import described, write_config
-from ..data.batches import Encoder, Phase, TrainingPlan
+from ..data.batches import Collator, Phase, TrainingPlan
 from ..folders import damage, refuse_occupied, written_aside
 from ..publishing import command_line, push_run, write_card
 from ..source import Source
@@ -82,7 +82,7 @@ def run_task(
     """
     window = source.native.pretrained_positions
     for name in run_args.strategies:
-        task.encoder(STRATEGIES[name], window, window)
+        task.collator(STRATEGIES[name], window, window)
     if args.push_to_hub and len(run_args.strategies) * len(splits) * run_args.seeds > 1:
         raise ValueError("push_to_hub pushes one model: name one strategy, one seed and no folds")
     splits = [split.map(task.encode) for split in splits]
@@ -135,7 +135,7 @@ def _one_run(
     set_seed(seed)
     strategy = STRATEGIES[name]
     max_length = length_at_once(strategy, source, run_args)
-    encoder = task.encoder(strategy, max_length, _long_length(source, run_args))
+    collator = task.collator(strategy, max_length, _long_length(source, run_args))
     model = task.build(source, strategy)
     task.tokenizer.model_max_length = model.config.max_position_embeddings  # it is saved beside this model
     # a baseline has no positions past its source's
@@ -143,21 +143,21 @@ def _one_run(
     select_parameters(model, run_args.train_only if strategy.extended else baseline_trains)
     if max_length >= run_args.checkpoint_from:
         checkpoint_activations(model, max_length)
-    plan = _plan(task.training_rows(split.train, encoder), encoder, args, max_length, seed)
+    plan = _plan(task.training_rows(split.train, collator), collator, args, max_length, seed)
     trainer = LongTrainer(
         model=model,
         args=_run_arguments(args, plan, seed, folder, task.metric.primary),
         train_dataset=plan,
         processing_class=task.tokenizer,
         compute_loss_func=task.loss,
-        evaluator=lambda model: score(task.metric, task.predict(model, split.validation, encoder)),
+        evaluator=lambda model: score(task.metric, task.predict(model, split.validation, collator)),
         max_loss_ratio=run_args.max_loss_ratio,
     )
     if run_args.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
     trainer.train_or_stop(find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
     trainer.save_model(_internal_call=True)
-    predictions = task.predict(trainer.model, split.test, encoder)
+    predictions = task.predict(trainer.model, split.test, collator)
     if trainer.is_world_process_zero():
         keep_predictions(folder, predictions)
     trainer.accelerator.wait_for_everyone()
@@ -178,13 +178,13 @@ def keep_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
 
 
 def _plan(
-    examples: datasets.Dataset, encoder: Encoder, args: TrainingArguments, max_length: int, seed: int
+    examples: datasets.Dataset, collator: Collator, args: TrainingArguments, max_length: int, seed: int
 ) -> TrainingPlan:
     batches_per_step = args.gradient_accumulation_steps * args.world_size
     rows_per_step = args.per_device_train_batch_size * batches_per_step
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(examples) / rows_per_step)
     lengths = examples["length"] if args.train_sampling_strategy == "group_by_length" else None
-    phase = Phase(steps, max_length, args.per_device_train_batch_size, examples, encoder, lengths)
+    phase = Phase(steps, max_length, args.per_device_train_batch_size, examples, collator, lengths)
     return TrainingPlan([phase], batches_per_step, seed)
 
 

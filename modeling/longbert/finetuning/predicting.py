@@ -60,7 +60,7 @@ def predict_texts(
     """
     predictor = _predictor(model, tokenizer, question)
     reach = model.config.max_position_embeddings
-    encoder = predictor.task.encoder(STRATEGIES["long"], reach, reach)
+    collator = predictor.task.collator(STRATEGIES["long"], reach, reach)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[start : start + TEXTS_AT_ONCE]
         examples = [{"id": name, **predictor.example(text)} for name, text in some]
@@ -68,7 +68,7 @@ def predict_texts(
         for name, tokens in zip(encoded["id"], encoded["length"], strict=True):
             if tokens > reach:
                 logger.warning(f"{name} has {tokens} tokens, this model reaches {reach}: {predictor.beyond}")
-        predictions = predictor.task.predict(model, encoded, encoder)
+        predictions = predictor.task.predict(model, encoded, collator)
         for (name, text), tokens, prediction in zip(some, encoded["length"], predictions, strict=True):
             yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
 

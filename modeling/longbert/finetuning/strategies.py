@@ -11,7 +11,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..configuration_longbert import LongBertConfig
-from ..data.batches import Encoder
+from ..data.batches import Collator
 from ..modeling_longbert import LongBertForSequenceClassification
 
 
@@ -118,7 +118,7 @@ def marks_of_first(input_ids: torch.LongTensor, firsts: list[int]) -> torch.Long
 
 @torch.no_grad()
 def read_rows(
-    model: nn.Module, rows: datasets.Dataset, encoder: Encoder, batch_size: int
+    model: nn.Module, rows: datasets.Dataset, collator: Collator, batch_size: int
 ) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
     """Every row with what the model says of it, in fp32 on the CPU.
 
@@ -133,7 +133,7 @@ def read_rows(
     for start in range(0, len(rows), batch_size):
         numbers = order[start : start + batch_size]
         some = [rows[number] for number in numbers]
-        batch = encoder.batch(some, ())
+        batch = collator.batch(some, ())
         inputs = {
             name: tensor.to(model.device)
             for name, tensor in batch.items()
@@ -147,10 +147,10 @@ def read_rows(
 
 
 def read_windows(
-    model: nn.Module, windows: datasets.Dataset, encoder: Encoder, batch_size: int
+    model: nn.Module, windows: datasets.Dataset, collator: Collator, batch_size: int
 ) -> list[list[tuple[dict[str, Any], dict[str, torch.Tensor]]]]:
     """What `read_rows` says of the rows of `window_rows`, together for each example."""
-    read = read_rows(model, windows, encoder, batch_size)
+    read = read_rows(model, windows, collator, batch_size)
     return [list(group) for _, group in groupby(read, key=lambda window: window[0]["example"])]
 
 

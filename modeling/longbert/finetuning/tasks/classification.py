@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Encoder, Key
+from ...data.batches import Collator, Key
 from ...data.masking import collate
 from ...data.rows import FRAME
 from ...losses import at_least_fp32, per_item
@@ -58,7 +58,7 @@ def infer_problem_type(values: Sequence[Any]) -> str:
 
 
 @dataclass
-class ClassificationEncoder:
+class ClassificationCollator:
     """Micro-batches of tokenised examples with `label`.
 
     Args:
@@ -147,9 +147,9 @@ class Classification(Task):
         model_class = ChunkPoolForSequenceClassification if strategy.pooled else LongBertForSequenceClassification
         return model_class.from_pretrained(source.path, config=config)
 
-    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
         """What makes micro-batches."""
-        return ClassificationEncoder(self.tokenizer, strategy, max_length, long_length)
+        return ClassificationCollator(self.tokenizer, strategy, max_length, long_length)
 
     def loss(
         self,
@@ -167,11 +167,11 @@ class Classification(Task):
             total = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
         return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
+    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: Collator) -> list[dict[str, Any]]:
         """For each example what is predicted and true, and a score for every label."""
         return [
             {"id": row["id"], **self.decide(outputs["logits"]), "reference": self.plain(row["label"])}
-            for row, outputs in read_rows(model, examples, encoder, self.batch_size)
+            for row, outputs in read_rows(model, examples, collator, self.batch_size)
         ]
 
     def decide(self, logits: torch.Tensor) -> dict[str, Any]:

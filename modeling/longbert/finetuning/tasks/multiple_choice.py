@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
 from ...arguments import described
-from ...data.batches import Encoder, Key
+from ...data.batches import Collator, Key
 from ...data.masking import collate, second_segment
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForMultipleChoice
@@ -93,7 +93,7 @@ class ChunkPoolForMultipleChoice(LongBertForMultipleChoice):
 
 
 @dataclass
-class ChoiceEncoder:
+class ChoiceCollator:
     """Micro-batches of tokenised examples, `[examples, choices, seq_length]`.
 
     Args:
@@ -217,9 +217,9 @@ class MultipleChoice(Task):
         model_class = ChunkPoolForMultipleChoice if strategy.pooled else LongBertForMultipleChoice
         return model_class.from_pretrained(source.path, config=config)
 
-    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
         """What makes micro-batches."""
-        return ChoiceEncoder(self.tokenizer, strategy, max_length, long_length)
+        return ChoiceCollator(self.tokenizer, strategy, max_length, long_length)
 
     def loss(
         self,
@@ -231,7 +231,7 @@ class MultipleChoice(Task):
         total = F.cross_entropy(at_least_fp32(outputs.logits), labels, reduction="sum")
         return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Encoder) -> list[dict[str, Any]]:
+    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: Collator) -> list[dict[str, Any]]:
         """For each example the number of the choice with the best score, of the right one, and all probabilities."""
         return [
             {
@@ -240,5 +240,5 @@ class MultipleChoice(Task):
                 "reference": row["label"],
                 "scores": outputs["logits"].softmax(-1).tolist(),
             }
-            for row, outputs in read_rows(model, examples, encoder, self.batch_size)
+            for row, outputs in read_rows(model, examples, collator, self.batch_size)
         ]

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from ...arguments import described
-from ...data.batches import Encoder, Key
+from ...data.batches import Collator, Key
 from ...data.masking import collate, second_segment
 from ...folders import resolve_path
 from ...losses import at_least_fp32, per_item
@@ -81,7 +81,7 @@ def _squad(articles: list[dict], merge: bool) -> Any:
 
 
 @dataclass
-class QuestionEncoder:
+class QuestionCollator:
     """Micro-batches of windows; `labels` are `[windows, 2]`, the first and last token of the answer, 0 for none."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -160,15 +160,15 @@ class QuestionAnswering(Task):
                 f"{self.stride} that pieces share, and would be cut in two: set a greater stride"
             )
 
-    def windows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:
+    def windows(self, examples: datasets.Dataset, collator: QuestionCollator) -> datasets.Dataset:
         """A row for every window of every context; the first alone where the strategy does not pool pieces."""
-        return window_rows(examples, lambda example: self._windows(example, encoder))
+        return window_rows(examples, lambda example: self._windows(example, collator))
 
-    def _windows(self, example: dict[str, Any], encoder: QuestionEncoder) -> list[dict[str, Any]]:
+    def _windows(self, example: dict[str, Any], collator: QuestionCollator) -> list[dict[str, Any]]:
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         question, context = example["question_ids"], example["context_ids"]
-        size = encoder.max_length - len(question) - 3
-        starts = window_starts(encoder.strategy, len(context), size, self.stride)
+        size = collator.max_length - len(question) - 3
+        starts = window_starts(collator.strategy, len(context), size, self.stride)
         begin, end = self._answer_tokens(example) or (-1, -1)
         first = len(question) + 2
         rows = []
@@ -204,16 +204,16 @@ class QuestionAnswering(Task):
         ]
         return inside[0], inside[-1]
 
-    def training_rows(self, examples: datasets.Dataset, encoder: QuestionEncoder) -> datasets.Dataset:
+    def training_rows(self, examples: datasets.Dataset, collator: QuestionCollator) -> datasets.Dataset:
         """What a plan trains on."""
-        return self.windows(examples, encoder)
+        return self.windows(examples, collator)
 
     def build(self, source: Source, strategy: Strategy) -> nn.Module:
         """A model with a span head."""
         config = source.config if strategy.extended else source.native
         return LongBertForQuestionAnswering.from_pretrained(source.path, config=config)
 
-    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
         """What makes micro-batches.
 
         Raises:
@@ -221,7 +221,7 @@ class QuestionAnswering(Task):
         """
         if strategy.skips_middle:
             raise ValueError("head-tail would tear answers apart: strategies must be of long, truncate, chunk-pool")
-        return QuestionEncoder(self.tokenizer, strategy, max_length)
+        return QuestionCollator(self.tokenizer, strategy, max_length)
 
     def loss(
         self,
@@ -239,10 +239,12 @@ class QuestionAnswering(Task):
         )
         return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: QuestionEncoder) -> list[dict[str, Any]]:
+    def predict(
+        self, model: nn.Module, examples: datasets.Dataset, collator: QuestionCollator
+    ) -> list[dict[str, Any]]:
         """For each example the best span over its windows, the `n_best`, and at which token the evidence begins,
         counted in question and context together."""
-        read = read_windows(model, self.windows(examples, encoder), encoder, self.batch_size)
+        read = read_windows(model, self.windows(examples, collator), collator, self.batch_size)
         return [self._decide(example, windows) for example, windows in zip(examples, read, strict=True)]
 
     def within(self, lines: list[dict[str, Any]], start: int, stop: int | None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from ...data.batches import Encoder
+from ...data.batches import Collator
 from ...source import Source
 from ..metrics import Figures
 from ..strategies import Strategy
@@ -34,7 +34,7 @@ class Task(ABC):
         """The model of a strategy, with labels in its config."""
 
     @abstractmethod
-    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
         """The collator: makes micro-batches, `max_length` tokens read at once; `labels` are what `loss` gets.
 
         Args:
@@ -44,7 +44,7 @@ class Task(ABC):
             ValueError: a strategy that the task cannot read by.
         """
 
-    def training_rows(self, examples: datasets.Dataset, encoder: Any) -> datasets.Dataset:
+    def training_rows(self, examples: datasets.Dataset, collator: Any) -> datasets.Dataset:
         """What a plan trains on: the examples, or the pieces they are read in, each with its `length`."""
         return examples
 
@@ -55,7 +55,7 @@ class Task(ABC):
         """The loss in fp32, summed and divided by `num_items_in_batch`, so that it means the same for any split."""
 
     @abstractmethod
-    def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: Any) -> list[dict[str, Any]]:
+    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: Any) -> list[dict[str, Any]]:
         """For each example its `id`, `prediction` and `reference`, as the metric takes them, and its `scores`."""
 
     def within(self, lines: list[dict[str, Any]], start: int, stop: int | None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Encoder, Key
+from ...data.batches import Collator, Key
 from ...data.masking import IGNORE_INDEX, collate
 from ...data.rows import FRAME
 from ...losses import at_least_fp32, per_item
@@ -90,7 +90,7 @@ def beginning_within(labels: list[str], start: int, stop: int) -> list[str]:
 
 
 @dataclass
-class WordEncoder:
+class WordCollator:
     """Micro-batches of windows; `labels` are `[windows, seq_length]`, one at the first token of every word that the
     window decides, `IGNORE_INDEX` elsewhere."""
 
@@ -187,14 +187,14 @@ class TokenClassification(Task):
                     f"it are {label}, and words outside are {OUTSIDE}: write B-{label[2:]} here"
                 )
 
-    def windows(self, examples: datasets.Dataset, encoder: WordEncoder) -> datasets.Dataset:
+    def windows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
         """A row for every window of every document."""
-        return window_rows(examples, lambda example: self._windows(example, encoder))
+        return window_rows(examples, lambda example: self._windows(example, collator))
 
-    def _windows(self, example: dict[str, Any], encoder: WordEncoder) -> list[dict[str, Any]]:
+    def _windows(self, example: dict[str, Any], collator: WordCollator) -> list[dict[str, Any]]:
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        ids, size = example["input_ids"], encoder.max_length - FRAME
-        starts = window_starts(encoder.strategy, len(ids), size, self.stride)
+        ids, size = example["input_ids"], collator.max_length - FRAME
+        starts = window_starts(collator.strategy, len(ids), size, self.stride)
         decided = decided_tokens(starts, len(ids), size, self.stride)
         rows = []
         for start, (first, end) in zip(starts, decided, strict=True):
@@ -214,9 +214,9 @@ class TokenClassification(Task):
             )
         return rows
 
-    def training_rows(self, examples: datasets.Dataset, encoder: WordEncoder) -> datasets.Dataset:
+    def training_rows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
         """What a plan trains on: the windows that decide a word, as others have no loss to divide."""
-        return self.windows(examples, encoder).filter(
+        return self.windows(examples, collator).filter(
             lambda labels: any(label != IGNORE_INDEX for label in labels), input_columns="labels"
         )
 
@@ -225,7 +225,7 @@ class TokenClassification(Task):
         config = with_labels(source.config if strategy.extended else source.native, self.labels)
         return LongBertForTokenClassification.from_pretrained(source.path, config=config)
 
-    def encoder(self, strategy: Strategy, max_length: int, long_length: int) -> Encoder:
+    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
         """What makes micro-batches.
 
         Raises:
@@ -239,7 +239,7 @@ class TokenClassification(Task):
         if not strategy.extended:
             # refuses a stride now; how much the long model reads is not known yet
             overlapping(max_length, max_length - FRAME, self.stride)
-        return WordEncoder(self.tokenizer, strategy, max_length)
+        return WordCollator(self.tokenizer, strategy, max_length)
 
     def loss(
         self,
@@ -252,10 +252,10 @@ class TokenClassification(Task):
         total = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         return per_item(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, encoder: WordEncoder) -> list[dict[str, Any]]:
+    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: WordCollator) -> list[dict[str, Any]]:
         """For each document the labels of its words, how probable each is, and at which token the words begin, [CLS]
         counted; where a word is not seen its score is None."""
-        read = read_windows(model, self.windows(examples, encoder), encoder, self.batch_size)
+        read = read_windows(model, self.windows(examples, collator), collator, self.batch_size)
         return [self._decide(example, windows) for example, windows in zip(examples, read, strict=True)]
 
     def _decide(self, example: dict[str, Any], windows: list[tuple[dict, dict[str, torch.Tensor]]]) -> dict[str, Any]:
