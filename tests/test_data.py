@@ -6,9 +6,10 @@ import random
 import datasets
 import pytest
 import torch
-from conftest import real
+from conftest import real, tiny_config
 from transformers import AutoTokenizer
 
+from longbert import LongBertModel
 from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
 from longbert.data.documents import load_documents, split_held_out
 from longbert.data.masking import RowMasker, TokenMasker, collate
@@ -268,11 +269,10 @@ def test_grouping_by_length_is_drawn_from_the_seed_alone_and_so_resumes(grouped)
     assert [str(batch) for batch in grouped(seed=2)] != whole
 
 
-def test_packed_texts_do_not_see_each_other(plan, tiny_source):
+def test_packed_texts_do_not_see_each_other(plan, tokenizer):
     """Law 4, padding and all."""
-    from longbert import LongBertConfig, LongBertModel
-
-    model = LongBertModel.from_pretrained(tiny_source, config=LongBertConfig.from_pretrained(tiny_source)).eval()
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "pretrained_positions": 64}
+    model = LongBertModel(tiny_config(**size)).eval()
     batch = plan(packing=True)[7]
     assert "attention_mask" not in batch
     with torch.no_grad():
