@@ -105,7 +105,7 @@ def _mark_seam(axes: plt.Axes, seam: int, length: int) -> None:
 
 def plot_losses(
     lines: dict[str, tuple[np.ndarray, np.ndarray]],
-    window: int,
+    source_length: int,
     max_seq_length: int,
     title: str,
     file: str | Path,
@@ -124,7 +124,7 @@ def plot_losses(
         filled = count > 0
         style = "-" if index < 10 else "--"  # there are ten colours
         axes.plot(bins[:-1][filled] + bin_size / 2, total[filled] / count[filled], style, label=name, linewidth=1.4)
-    for seam in range(window, max_seq_length, window):
+    for seam in range(source_length, max_seq_length, source_length):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
     axes.set(
         xlabel="position in the text (tokens)",
@@ -136,7 +136,9 @@ def plot_losses(
     plt.close(figure)
 
 
-def plot_by_position(lines: dict[str, np.ndarray], window: int, reach: int, title: str, file: str | Path) -> None:
+def plot_by_position(
+    lines: dict[str, np.ndarray], source_length: int, reach: int, title: str, file: str | Path
+) -> None:
     """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the chunk length marked.
 
     Args:
@@ -145,9 +147,11 @@ def plot_by_position(lines: dict[str, np.ndarray], window: int, reach: int, titl
     figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     for name, (position, values) in lines.items():
         axes.plot(position, values, marker="o", markersize=3, linewidth=1.4, label=name)
-    for seam in range(window, reach, window):
+    for seam in range(source_length, reach, source_length):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
-    axes.set(xlabel=f"position in the text (tokens); dashes: multiples of {window}", ylim=(-0.02, 1.02), title=title)
+    axes.set(
+        xlabel=f"position in the text (tokens); dashes: multiples of {source_length}", ylim=(-0.02, 1.02), title=title
+    )
     figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(file, dpi=120)
     plt.close(figure)

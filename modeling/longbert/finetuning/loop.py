@@ -80,9 +80,9 @@ def run_task(
         FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
         ValueError: an example that cannot be used, a strategy that the task cannot read by, or several models to push.
     """
-    window = source.native.pretrained_positions
+    source_length = source.native.pretrained_positions
     for name in run_args.strategies:
-        task.collator(STRATEGIES[name], window, window)
+        task.collator(STRATEGIES[name], source_length, source_length)
     if args.push_to_hub and len(run_args.strategies) * len(splits) * run_args.seeds > 1:
         raise ValueError("push_to_hub pushes one model: name one strategy, one seed and no folds")
     splits = [split.map(task.encode) for split in splits]
@@ -90,7 +90,7 @@ def run_task(
         if not run_args.resume:
             refuse_occupied(args.output_dir)
         write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)
-        print(length_histogram(splits[0].everything()["length"], window))
+        print(length_histogram(splits[0].everything()["length"], source_length))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in run_args.strategies}
     folders: dict[Path, str] = {}
     for name, lines in results.items():
@@ -100,7 +100,7 @@ def run_task(
                 lines += _one_run(task, split, name, source, run_args, args, seed, folder)
                 folders[folder] = name
     if args.process_index == 0:
-        report = Report(task.metric, task.within, results, window, _long_length(source, run_args))
+        report = Report(task.metric, task.within, results, source_length, _long_length(source, run_args))
         report.save(args.output_dir)
         print(report.to_markdown())
         for folder, name in folders.items():

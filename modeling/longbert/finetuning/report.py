@@ -36,7 +36,7 @@ class Report:
 
     Args:
         within: (predictions, start, stop) -> those that are decided by tokens `start` to `stop - 1`.
-        window: tokens that the source reads.
+        source_length: tokens that the source reads.
         reach: tokens that are read at most.
         groups: values of the predictions' `group`, in the order in which a table of them is wanted.
     """
@@ -46,11 +46,17 @@ class Report:
         metric: Figures,
         within: Within,
         results: dict[str, Lines],
-        window: int,
+        source_length: int,
         reach: int,
         groups: Sequence[str] = (),
     ):
-        self.metric, self.within, self.results, self.window, self.reach = metric, within, results, window, reach
+        self.metric, self.within, self.results, self.source_length, self.reach = (
+            metric,
+            within,
+            results,
+            source_length,
+            reach,
+        )
         self.groups = groups
 
     @cached_property
@@ -65,7 +71,9 @@ class Report:
             **score(self.metric, lines),
             "interval": interval_of(self.metric, found, truth),
             "predictions": len(lines),
-            "by_position": self._by_position(lines, position_buckets(max(self.reach, self.window + 1), self.window)),
+            "by_position": self._by_position(
+                lines, position_buckets(max(self.reach, self.source_length + 1), self.source_length)
+            ),
         }
         if self.groups:
             parts = {group: [line for line in lines if line["group"] == group] for group in self.groups}
@@ -78,7 +86,7 @@ class Report:
     def _by_position(self, lines: Lines, edges: list[tuple[int, int]]) -> dict[str, dict[str, Any]]:
         parts = {f"{start}-{stop - 1}": self.within(lines, start, stop) for start, stop in edges}
         if len(edges) > 1:
-            parts[f"≥ {self.window}"] = self.within(lines, self.window, None)
+            parts[f"≥ {self.source_length}"] = self.within(lines, self.source_length, None)
         return self._parts(parts)
 
     def _parts(self, parts: dict[str, Lines]) -> dict[str, dict[str, Any]]:
@@ -134,7 +142,7 @@ class Report:
             from ..plots import plot_by_position
 
             title = f"{self.metric.primary} by the token that decides, over {step} tokens"
-            plot_by_position(drawn, self.window, self.reach, title, Path(folder, "by_position.png"))
+            plot_by_position(drawn, self.source_length, self.reach, title, Path(folder, "by_position.png"))
 
 
 def _with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
@@ -147,9 +155,9 @@ def _table(titles: list[str], rows: dict[str, list[str]]) -> str:
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
 
 
-def length_histogram(lengths: list[int], window: int) -> str:
-    """How many texts have up to `window` tokens, up to 2 `window`, 4 `window`, ..."""
-    edges = [0, window]
+def length_histogram(lengths: list[int], source_length: int) -> str:
+    """How many texts have up to `source_length` tokens, up to twice as many, four times, ..."""
+    edges = [0, source_length]
     while edges[-1] < max(lengths):
         edges.append(2 * edges[-1])
     counts, _ = np.histogram(lengths, bins=[edge + 1 if edge else 0 for edge in edges])

@@ -138,7 +138,7 @@ def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
 
 
 def hold_out(
-    pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, window: int
+    pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, source_length: int
 ) -> tuple[datasets.Dataset, Retrieval]:
     """Split off every tenth document with its queries; the pairs of the other documents stay to train on."""
     texts = list(dict.fromkeys(pairs["document"]))
@@ -152,16 +152,16 @@ def hold_out(
         {"id": str(pair["id"]), "text": pair["query"], "document": held[pair["document"]]}
         for pair in pairs.select(inside)
     ]
-    return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, window)
+    return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, source_length)
 
 
-def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Retrieval:
+def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, source_length: int) -> Retrieval:
     """Read a test: `corpus.jsonl` with `id`, `text` and perhaps `group`; `queries.jsonl` with `id`, `text`, `document`
     (an id, or a list of them) and perhaps `evidence`, the character of the first document at which it begins.
 
     Args:
-        window: tokens that the source reads; without groups, figures are split by documents of up to one window, of
-            two, of four, ...
+        source_length: tokens that the source reads; without groups, figures are split by documents of up to so
+            many, twice as many, four times, ...
 
     Raises:
         ValueError: a line without a column, an id that is unknown or there twice, evidence outside its document, or
@@ -171,7 +171,7 @@ def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, window: int)
     folder = resolve_path(folder)
     corpus = _read_lines(Path(folder, "corpus.jsonl"), ("id", "text"))
     queries = _read_lines(Path(folder, "queries.jsonl"), ("id", "text", "document"))
-    return _retrieval(folder, corpus, queries, tokenizer, window)
+    return _retrieval(folder, corpus, queries, tokenizer, source_length)
 
 
 def _read_lines(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def _read_lines(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _retrieval(
-    where: str, corpus: list[dict[str, Any]], queries: list[dict[str, Any]], tokenizer: Any, window: int
+    where: str, corpus: list[dict[str, Any]], queries: list[dict[str, Any]], tokenizer: Any, source_length: int
 ) -> Retrieval:
     def tokens(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -212,7 +212,9 @@ def _retrieval(
         for line, ids in zip(corpus, tokens(list(texts.values())), strict=True)
     }
     longest = max(len(document.ids) for document in documents.values()) + 2
-    buckets = {stop: f"{start + 1:,}-{stop:,}" for start, stop in position_buckets(max(longest, window), window)}
+    buckets = {
+        stop: f"{start + 1:,}-{stop:,}" for start, stop in position_buckets(max(longest, source_length), source_length)
+    }
     made = []
     for line, ids in zip(queries, tokens([line["text"] for line in queries]), strict=True):
         right = _right_documents(where, line, documents)

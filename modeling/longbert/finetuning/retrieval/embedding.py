@@ -223,12 +223,12 @@ def run_embedding(
     trained = [row for row in rows if row.trained and not WAYS[row.strategy].pooled]
     _refuse_settings(model_args, args, [row.title for row in trained])
     source = Source.of(model_args)
-    window = source.native.pretrained_positions
+    source_length = source.native.pretrained_positions
     encoder = load_encoder(source)
-    test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, window)
+    test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, source_length)
     pairs, validation = datasets.Dataset.from_list([]), None
     if trained:
-        pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, window)
+        pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
     if args.process_index == 0:
         if not run_args.resume:
             refuse_occupied(args.output_dir)
@@ -236,12 +236,12 @@ def run_embedding(
         print(
             f"{source.path}: {', '.join(type(module).__name__ for module in encoder)}, {encoder.max_seq_length} tokens"
         )
-        print(length_histogram([len(document.ids) + 2 for document in test.documents.values()], window))
+        print(length_histogram([len(document.ids) + 2 for document in test.documents.values()], source_length))
     comparison = Comparison(source, test, pairs, validation, run_args, args)
     results = {row.title: comparison.predictions(row) for row in rows}
     if args.process_index == 0:
         reach = max(length_at_once(WAYS[row.strategy], source, run_args) for row in rows)
-        report = Report(comparison.metric, decided_within, results, window, reach, test.groups)
+        report = Report(comparison.metric, decided_within, results, source_length, reach, test.groups)
         report.save(args.output_dir)
         print(report.to_markdown())
         for row in rows:
@@ -269,16 +269,20 @@ def _training_examples(
     run_args: EmbeddingArguments,
     args: SentenceTransformerTrainingArguments,
     encoder: SentenceTransformer,
-    window: int,
+    source_length: int,
 ) -> tuple[datasets.Dataset, Retrieval | None]:
     """The pairs to train on, and the test that chooses the best checkpoint, if one is chosen."""
     pairs = read_pairs(retrieval_args, encoder.tokenizer)
     refuse_few(pairs, args.train_batch_size)
-    if "positions" in run_args.train and run_args.position_sampling == "none" and max(pairs["length"]) <= window:
+    if (
+        "positions" in run_args.train
+        and run_args.position_sampling == "none"
+        and max(pairs["length"]) <= source_length
+    ):
         raise ValueError(
-            f"no document of train_file has more than {window} tokens, so no new position would be trained: set "
-            "position_sampling to offset, or train on longer documents"
+            f"no document of train_file has more than {source_length} tokens, so no new position would be trained: "
+            "set position_sampling to offset, or train on longer documents"
         )
     if retrieval_args.validation_folder:
-        return pairs, read_retrieval(retrieval_args.validation_folder, encoder.tokenizer, window)
-    return hold_out(pairs, encoder.tokenizer, window) if args.eval_strategy != "no" else (pairs, None)
+        return pairs, read_retrieval(retrieval_args.validation_folder, encoder.tokenizer, source_length)
+    return hold_out(pairs, encoder.tokenizer, source_length) if args.eval_strategy != "no" else (pairs, None)
