@@ -1,6 +1,7 @@
 """The shape of the project: what is shipped, and which way imports run."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import PRELOADED
 
 
 ROOT = Path(__file__).parents[1]
@@ -111,3 +113,9 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "train.py: unknown setting 'lerning_rate': did you mean learning_rate" in done.stderr
+
+
+@pytest.mark.parametrize("name", PRELOADED)
+def test_what_the_fork_server_of_the_tests_imports_is_there(name):
+    """multiprocessing skips in silence what is not, and every run of a script would then import it for itself."""
+    importlib.import_module(name)
