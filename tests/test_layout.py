@@ -1,6 +1,7 @@
 """The shape of the project: what is shipped, and which way imports run."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import PRELOADED
 
 
 ROOT = Path(__file__).parents[1]
@@ -135,3 +137,9 @@ def test_nothing_is_for_linux_alone(file):
     for node in tree.body:
         if isinstance(node, ast.Import):
             assert not {alias.name for alias in node.names} & {"resource", "fcntl", "pwd", "grp", "termios"}
+
+
+@pytest.mark.parametrize("name", PRELOADED)
+def test_what_the_fork_server_of_the_tests_imports_is_there(name):
+    """multiprocessing skips in silence what is not, and every run of a script would then import it for itself."""
+    importlib.import_module(name)

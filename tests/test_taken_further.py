@@ -263,7 +263,7 @@ REACHING = {
 
 
 @pytest.fixture(scope="module")
-def recipes_result(tmp_path_factory) -> Path:
+def recipes_result(tiny_tokenizer, tmp_path_factory) -> Path:
     """A tiny BERT of 512 positions, extended to 1,024 tokens as the recipe has it."""
     size = {"max_position_embeddings": 512, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
     source, out = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("long") / "out"
@@ -271,9 +271,10 @@ def recipes_result(tmp_path_factory) -> Path:
     import transformers
 
     transformers.BertForMaskedLM(
-        transformers.BertConfig(vocab_size=30522, intermediate_size=32, **size)
+        transformers.BertConfig(vocab_size=len(tiny_tokenizer), intermediate_size=32, **size)
     ).save_pretrained(source)
-    longbert.extend(str(source), out, max_positions=1024, tokenizer="package://cognition/model")
+    tiny_tokenizer.save_pretrained(source)
+    longbert.extend(str(source), out, max_positions=1024)
     return out
 
 
@@ -286,7 +287,7 @@ def test_a_file_of_configs_keeps_what_the_model_it_names_says(file, recipes_resu
     before = AutoModelForMaskedLM.from_pretrained(recipes_result).eval()
     after = source.load(source.config).eval()
     for length in (400, 513, 1024):
-        inputs = {"input_ids": torch.randint(5, 30000, (1, length))}
+        inputs = {"input_ids": torch.randint(5, before.config.vocab_size, (1, length))}
         assert_equal(after(**inputs).logits, before(**inputs).logits)
 
 
