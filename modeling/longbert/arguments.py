@@ -241,11 +241,18 @@ def find_config(name: str) -> Path | None:
 def keys_in_words(type_: type) -> str:
     """Every key of a dataclass with its type, its default and its help text, a line or two each."""
     lines = [f"{type_.__name__}: {(type_.__doc__ or '').strip().splitlines()[0]}"]
+    # not the fields' own types: HfArgumentParser writes other ones there
+    kinds = {
+        name: kind
+        for each in reversed(type_.__mro__)
+        for name, kind in each.__dict__.get("__annotations__", {}).items()
+    }
     for spec in dataclasses.fields(type_):
         if not spec.init:
             continue
         default = spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
-        kind = spec.type if isinstance(spec.type, str) else getattr(spec.type, "__name__", None) or str(spec.type)
+        kind = kinds[spec.name]
+        kind = kind if isinstance(kind, str) or not isinstance(kind, type) else kind.__name__
         lines.append(f"  {spec.name}: {kind} = {default!r}")
         if text := spec.metadata.get("help"):
             lines.append(textwrap.fill(text, 116, initial_indent=" " * 6, subsequent_indent=" " * 6))
