@@ -126,7 +126,7 @@ class LongBertConfig(BertConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if not config_dict:
+        if not says_something(config_dict):
             raise OSError(f"{pretrained_model_name_or_path} has no config.json: a folder of a model needs one")
         adopted = _adopt(cls, config_dict)
         if adopted is not config_dict and not exists(pretrained_model_name_or_path):
@@ -208,6 +208,11 @@ def _adopt(cls: type[LongBertConfig], config_dict: dict) -> dict:
         "max_position_embeddings": positions,
         "pretrained_positions": positions,
     }
+
+
+def says_something(config_dict: dict) -> bool:
+    """Whether a config.json was there and held settings; transformers before 5.24 notes its commit in an empty one."""
+    return any(not name.startswith("_") for name in config_dict)
 
 
 def default_window(source_length: int) -> int:

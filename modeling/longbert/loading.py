@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel, PreTrainedConfig
 from transformers.utils import find_adapter_config_file, logging
 
-from .configuration_longbert import REPEATING, LongBertConfig, default_window
+from .configuration_longbert import REPEATING, LongBertConfig, default_window, says_something
 from .families import architectures_in
 from .position_embeddings import PositionEmbedding
 from .source_weights import LOCATION, Shapes, SourceWeights, read_shapes, shapes_of, some
@@ -169,7 +169,7 @@ def _stated_config(source: Any, location: dict[str, Any], config_class: Any) -> 
         return None
     if stated and stated.get("model_type") == config_class.model_type:
         stated = {**stated, "model_type": LongBertConfig.model_type}
-    return stated or None
+    return stated if stated and says_something(stated) else None
 
 
 def _wanted_config(

@@ -14,7 +14,7 @@ from transformers.utils import cached_file, find_adapter_config_file, logging
 
 from . import modeling_longbert
 from .arguments import ModelArguments, PretrainingArguments, parse_schedule
-from .configuration_longbert import LongBertConfig
+from .configuration_longbert import LongBertConfig, says_something
 from .families import Family, architectures_in, family_of
 from .folders import resolve_path
 from .modeling_longbert import (
@@ -53,10 +53,13 @@ def stated_config(path: str) -> dict[str, Any]:
         OSError: there is none.
         ValueError: it is not a config.
     """
-    stated, _ = PreTrainedConfig.get_config_dict(path)
+    try:
+        stated, _ = PreTrainedConfig.get_config_dict(path)
+    except TypeError:  # of transformers before 5.24
+        stated = None
     if not isinstance(stated, dict):
         raise ValueError(f"{path}: config.json is not a mapping of settings to values")
-    if not stated:
+    if not says_something(stated):
         raise OSError(f"{path} has no config.json: a folder of a model needs one")
     return stated
 
