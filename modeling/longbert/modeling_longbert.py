@@ -34,9 +34,9 @@ from .attention import NAME as LINEAR_ATTENTION
 from .attention import Flattening, Shard, Window, additive, plain_mask
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
-from .losses import IGNORE_INDEX, at_least_fp32, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
+from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
-from .position_embeddings import POSITION_TYPES, PositionEmbedding
+from .position_embeddings import POSITION_TYPES, PositionEmbedding, computing_dtype
 from .texts import Texts, attended, explicit_mask, first_of, global_marks, is_traced, read_texts, whole_rows
 from .transplant import register_transplant
 
@@ -585,7 +585,7 @@ def mean_of_texts(hidden_states: torch.Tensor, real: torch.Tensor | None) -> tor
     Args:
         real: `[batch_size, seq_length]` bool, False at padding; None where there is none.
     """
-    precise = at_least_fp32(hidden_states[:0]).dtype
+    precise = computing_dtype(hidden_states.dtype)
     if real is None:
         return hidden_states.mean(dim=1, dtype=precise).to(hidden_states.dtype)
     total = hidden_states.masked_fill(~real[:, :, None], 0).sum(dim=1, dtype=precise)

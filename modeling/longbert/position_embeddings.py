@@ -43,7 +43,7 @@ class PositionInit:
 
 
 def _random(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
-    rows = torch.empty(length - len(table), table.shape[1], dtype=at_least_fp32(table.dtype), device=table.device)
+    rows = torch.empty(length - len(table), table.shape[1], dtype=computing_dtype(table.dtype), device=table.device)
     return torch.cat((table, rows.normal_(std=config.initializer_range).to(table.dtype)))
 
 
@@ -76,7 +76,7 @@ def _interpolate(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
 
     Moves the first n rows, so short inputs change (LongEmbed, arXiv 2404.12096, section 4.1, "PI").
     """
-    rows = table[1:].to(at_least_fp32(table.dtype))
+    rows = table[1:].to(computing_dtype(table.dtype))
     stretched = F.interpolate(rows.T[None], size=length - 1, mode="linear", align_corners=True)
     return torch.cat((table[:1], stretched[0].T.to(table.dtype)))
 
@@ -165,7 +165,7 @@ def refuse_init(config: Any) -> None:
         )
 
 
-def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a table is computed in: fp32, or float64 where the user asked for it."""
     return torch.promote_types(dtype, torch.float32)
 
@@ -182,7 +182,7 @@ def block_offsets(table: torch.Tensor, alpha: float) -> torch.Tensor:
 def hierarchical_vectors(table: torch.Tensor, position_ids: torch.Tensor, alpha: float) -> torch.Tensor:
     """`table[k % n] + block_offsets(table)[k // n]` for positions k: `[..., hidden_size]` in the table's dtype."""
     n = len(table)
-    offsets = block_offsets(table.to(at_least_fp32(table.dtype)), alpha).to(table.dtype)
+    offsets = block_offsets(table.to(computing_dtype(table.dtype)), alpha).to(table.dtype)
     return F.embedding(position_ids % n, table) + F.embedding(position_ids // n, offsets)
 
 
@@ -365,7 +365,7 @@ class SinusoidalPositionEmbedding(PositionEmbedding):
 
     def transplant(self, table: torch.Tensor) -> torch.Tensor:
         of_words = table[1:] if len(table) > 1 else table  # row 0 is [CLS]'s, and larger than the others
-        spread = of_words.to(at_least_fp32(table.dtype)).square().mean().sqrt()
+        spread = of_words.to(computing_dtype(table.dtype)).square().mean().sqrt()
         scale = (math.sqrt(2) * spread).reshape(1).to(table.dtype)
         if table.device.type != "meta" and not self._is_sinusoidal(table, scale):
             logger.warning_once(
@@ -386,7 +386,7 @@ class SinusoidalPositionEmbedding(PositionEmbedding):
         return vectors
 
     def _vectors(self, position_ids: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        dtype = at_least_fp32(scale.dtype)
+        dtype = computing_dtype(scale.dtype)
         dimension = torch.arange(0, self.config.hidden_size, 2, device=position_ids.device, dtype=dtype)
         frequencies = torch.exp(dimension * (-math.log(self.config.sinusoidal_base) / self.config.hidden_size))
         angles = position_ids[..., None].to(dtype) * frequencies

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file, find_adapter_config_file, logging
+from transformers.utils import find_adapter_config_file, logging
 
 from . import modeling_longbert
 from .arguments import ModelArguments, PretrainingArguments, parse_schedule
@@ -22,7 +22,7 @@ from .modeling_longbert import (
     LongBertForPreTraining,
     LongBertPreTrainedModel,
 )
-from .source_weights import SourceWeights, read_shapes, some
+from .source_weights import SourceWeights, find_file, read_shapes, some
 
 
 logger = logging.get_logger(__name__)
@@ -275,13 +275,7 @@ def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> Non
 
 def _read_modules(source: str) -> list[dict[str, Any]] | None:
     """The modules of a SentenceTransformer, in order; None for another checkpoint."""
-    file = cached_file(
-        source,
-        MODULES,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+    file = find_file(source, MODULES)
     return None if file is None else json.loads(Path(file).read_text("utf-8"))
 
 

@@ -155,7 +155,7 @@ def read_shapes(
     """
     safe = [] if use_safetensors is False else [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME]
     for name in (*safe, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        file = _find(source, _with_variant(name, variant), **location)
+        file = find_file(source, _with_variant(name, variant), **location)
         if file is None:
             continue
         files = get_checkpoint_shard_files(source, file, **location)[0] if name.endswith(".json") else [file]
@@ -195,7 +195,8 @@ def some(names: Iterable[str], at_most: int = 4) -> str:
     return ", ".join(listed[:at_most]) + (", ..." if len(listed) > at_most else "")
 
 
-def _find(source: Any, name: str, **location: Any) -> str | None:
+def find_file(source: Any, name: str, **location: Any) -> str | None:
+    """A file of a folder or a Hub id, as a path; None where there is none."""
     return cached_file(
         source,
         name,
