@@ -33,9 +33,8 @@ from longbert import LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.batches import TrainingPlan
 from longbert.data.documents import load_documents, split_held_out
-from longbert.data.masking import frame
 from longbert.folders import resolve_path
-from longbert.proof import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
+from longbert.proof import MaskedDocument, Prover, Reading, Scores, Segment, framed_piece, reading, score
 from longbert.source import PretrainingModel, Source, load_for_pretraining
 from longbert.training.freezing import select_parameters
 from longbert.training.pretraining import make_plan, tokenize_for
@@ -83,7 +82,6 @@ def overlapping(tokenizer: PreTrainedTokenizerBase, window: int) -> Reading:
     """Read in windows that share half their tokens, each token predicted where most context is around it."""
 
     def read(document: MaskedDocument) -> list[Segment]:
-        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         size = window - 2
         tokens, step = len(document.input_ids), size // 2
         segments = []
@@ -93,7 +91,7 @@ def overlapping(tokenizer: PreTrainedTokenizerBase, window: int) -> Reading:
             inner &= (at < start + step // 2 + step) | (start + size >= tokens)
             labels = document.labels[at].where(inner, torch.tensor(-100))
             positions = torch.arange(start, start + len(at) + 2)
-            segments.append(Segment(frame(document.input_ids[at], labels, *special), positions))
+            segments.append(Segment(framed_piece(tokenizer, document.input_ids[at], labels), positions))
         return segments
 
     return read

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     )
     source = Source.of(model_args)
     splits = make_splits(task_args, lambda path: read_choices(path, task_args), None, args.seed)
-    task = MultipleChoice.of(source, run_args, args.per_device_eval_batch_size)
+    task = MultipleChoice(source.tokenizer, args.per_device_eval_batch_size)
     run_task(task, splits, source, run_args, args, model_args, task_args)
 
 

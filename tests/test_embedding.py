@@ -178,7 +178,7 @@ def test_queries_are_ranked_in_their_group_and_know_where_their_evidence_stands(
         ({"prompts": {"passage": "p: "}}, "prompts must be a text for each of query, document"),
         ({"per_device_train_batch_size": 16}, "train_file has 12 different values of query, and a batch of 16 pairs"),
         ({"tokenizer": "other"}, "leave tokenizer out"),
-        ({"push_to_hub": True, "train": ["all", "positions"]}, "push_to_hub pushes one trained encoder"),
+        ({"push_to_hub": True, "train": ["all", "positions"]}, "push_to_hub pushes one trained model"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message, desk, tiny_source, tmp_path):

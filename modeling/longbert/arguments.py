@@ -134,11 +134,24 @@ def parse_window(text: str) -> int | None:
     return None if text == FULL else int(text)
 
 
+@dataclass(kw_only=True)
+class RunArguments:
+    """How a run is kept safe: what every training, pretraining or fine-tuning, can be told."""
+
+    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
+    resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
+    max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+
+    def __post_init__(self) -> None:
+        if self.max_loss_ratio <= 1:
+            raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
+
+
 OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")
 
 
 @dataclass(kw_only=True)
-class PretrainingArguments:
+class PretrainingArguments(RunArguments):
     """What is learned, in which order, and how a run is kept safe."""
 
     objective: str = described("mlm", "mlm, or with sentence pairs mlm+nsp (next sentence) or mlm+sop (their order)")
@@ -155,21 +168,19 @@ class PretrainingArguments:
     train_only: list[str] = described(
         ["all"], "all; positions (the rows past the source's); or regular expressions for parameter names"
     )
-    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
     native_steps: int = described(
         0, "optimizer steps of MLM at the source's own length that come first, if its MLM head is new or broken"
     )
     native_length_schedule: str | None = described(
         None, "a length_schedule for native_steps; a new head learns sooner from short rows"
     )
-    resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
-    max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
     sequence_parallel_size: int = described(
         1, "neighbouring processes that share each text, if one GPU's memory is too small"
     )
     dry_run: bool = described(False, "try one step and one evaluation at the longest length, say what it costs, exit")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
         if self.max_seq_length < 4:
@@ -178,8 +189,6 @@ class PretrainingArguments:
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
         if self.sequence_parallel_size < 1:
             raise ValueError(f"sequence_parallel_size must be at least 1, got {self.sequence_parallel_size}")
-        if self.max_loss_ratio <= 1:
-            raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
         self.phases()
         parse_schedule("native_length_schedule", self.native_length_schedule, self.max_seq_length)
 
@@ -295,7 +304,7 @@ def write_config(file: str | Path, *instances: Any) -> None:
     default."""
     settings: dict[str, Any] = {}
     for instance in instances:
-        ours = type(instance).__module__ == __name__
+        ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
             value = getattr(instance, spec.name)
             value = value.value if isinstance(value, Enum) else value

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import BertPreTrainedModel, DataCollatorForTokenClassification, PreTrainedTokenizerBase
+from transformers import BertPreTrainedModel, PreTrainedTokenizerBase
 
-from .data.masking import TokenMasker, frame
+from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
+from .data.masking import TokenMasker
 from .data.rows import RowSettings, make_rows, tokenize
 
 
@@ -29,7 +30,7 @@ class MaskedDocument:
 class Segment:
     """What a model reads at once: `features` framed by [CLS] and [SEP], and each token's place in the text."""
 
-    features: dict[str, torch.LongTensor]
+    features: Features
     positions: torch.LongTensor
 
 
@@ -44,15 +45,24 @@ def mask_documents(
     return [MaskedDocument(*mask(row, seed, index)) for index, row in enumerate(rows)]
 
 
+def framed_piece(
+    tokenizer: PreTrainedTokenizerBase, input_ids: torch.LongTensor, labels: torch.LongTensor
+) -> Features:
+    """Some of a masked text's tokens with [CLS] and [SEP] around them, and their labels."""
+    features = framed(tokenizer, input_ids.tolist())
+    return {name: torch.tensor(ids) for name, ids in {**features, "labels": framed_labels(labels.tolist())}.items()}
+
+
 def reading(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) -> Reading:
     """Read a document whole, or in chunks of at most `chunk_length` tokens, [CLS] and [SEP] counted."""
 
     def read(document: MaskedDocument) -> list[Segment]:
         size = len(document.input_ids) if chunk_length is None else chunk_length - 2
-        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         return [
             Segment(
-                frame(document.input_ids[start : start + size], document.labels[start : start + size], *special),
+                framed_piece(
+                    tokenizer, document.input_ids[start : start + size], document.labels[start : start + size]
+                ),
                 # [CLS] is position 0 of the whole document; the frame of a later chunk has no place of its own
                 torch.arange(start, min(start + size, len(document.input_ids)) + 2),
             )
@@ -95,7 +105,6 @@ def score(
     segments_at_once: int = 8,
 ) -> Scores:
     """Predict every masked token of every document once."""
-    collate = DataCollatorForTokenClassification(tokenizer)
     was_training = model.training
     model.eval()
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -103,12 +112,13 @@ def score(
         segments = read(document)
         for first in range(0, len(segments), segments_at_once):
             some = segments[first : first + segments_at_once]
-            batch = collate([segment.features for segment in some]).to(model.device)
+            batch = collate([segment.features for segment in some], tokenizer)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             labels = batch.pop("labels")
-            labelled = labels != -100
+            labelled = labels != IGNORE_INDEX
             hidden_states = model.base_model(**batch).last_hidden_state[labelled]
             logits, targets = model.cls.predictions(hidden_states).float(), labels[labelled]
-            positions = torch.cat([segment.positions[segment.features["labels"] != -100] for segment in some])
+            positions = torch.cat([segment.positions[segment.features["labels"] != IGNORE_INDEX] for segment in some])
             parts.append((positions, F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
     model.train(was_training)
     return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))

@@ -16,7 +16,7 @@ from ..modeling_longbert import (
     LongBertForTokenClassification,
     LongBertPreTrainedModel,
 )
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, Reader
 from .tasks.classification import Classification
 from .tasks.question_answering import QuestionAnswering
 from .tasks.task import Task
@@ -33,7 +33,7 @@ class Predictor:
     """A task applied to unlabelled texts.
 
     Args:
-        example: a text as the task's `encode` takes it.
+        example: a text as the task's `tokenize` takes it.
         line: (text, one of the task's predictions) -> what is printed about the text.
         beyond: what is done with a text that is longer than the reach.
     """
@@ -60,16 +60,16 @@ def predict_texts(
     """
     predictor = _predictor(model, tokenizer, question)
     reach = model.config.max_position_embeddings
-    collator = predictor.task.collator(STRATEGIES["long"], reach, reach)
+    reader = Reader(STRATEGIES["long"], reach, reach)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[start : start + TEXTS_AT_ONCE]
         examples = [{"id": name, **predictor.example(text)} for name, text in some]
-        encoded = predictor.task.encode(datasets.Dataset.from_list(examples))
-        for name, tokens in zip(encoded["id"], encoded["length"], strict=True):
+        tokenized = predictor.task.tokenize(datasets.Dataset.from_list(examples), reach)
+        for name, tokens in zip(tokenized["id"], tokenized["length"], strict=True):
             if tokens > reach:
                 logger.warning(f"{name} has {tokens} tokens, this model reaches {reach}: {predictor.beyond}")
-        predictions = predictor.task.predict(model, encoded, collator)
-        for (name, text), tokens, prediction in zip(some, encoded["length"], predictions, strict=True):
+        predictions = predictor.task.predict(model, tokenized, reader)
+        for (name, text), tokens, prediction in zip(some, tokenized["length"], predictions, strict=True):
             yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
 
 
@@ -121,7 +121,7 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predict
             named.append({"label": label, "text": text[start:end], "start": start, "end": end})
         return {"prediction": named, "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in windows")
+    return Predictor(task, example, line, "it is read in pieces")
 
 
 def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
@@ -133,4 +133,4 @@ def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": prediction["prediction"], "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in windows")
+    return Predictor(task, example, line, "it is read in pieces")

@@ -12,16 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Collator, Key
-from ...data.masking import collate
-from ...data.rows import FRAME
+from ...configuration_longbert import LongBertConfig
+from ...data.features import FRAME, framed
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForSequenceClassification
-from ...source import Source
 from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
 from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
-from ..strategies import ChunkPoolForSequenceClassification, Strategy, read_rows
-from .task import Task
+from ..pieces import Outputs, Row
+from ..strategies import Reader
+from .task import DocumentTask
 
 
 @dataclass(kw_only=True)
@@ -57,42 +56,40 @@ def infer_problem_type(values: Sequence[Any]) -> str:
     return "single_label_classification"
 
 
-@dataclass
-class ClassificationCollator:
-    """Micro-batches of tokenised examples with `label`.
+class ChunkPoolForSequenceClassification(LongBertForSequenceClassification):
+    """Reads pieces apart and classifies the mean and the maximum of their pooled vectors, side by side."""
 
-    Args:
-        max_length: tokens of a piece.
-        long_length: tokens that pooled pieces have in all, at most.
-    """
+    _auto_class = None  # a baseline, not one of the classes that travel to the Hub
 
-    tokenizer: PreTrainedTokenizerBase
-    strategy: Strategy
-    max_length: int
-    long_length: int
+    def __init__(self, config: LongBertConfig):
+        super().__init__(config)
+        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
+        self._init_weights(self.classifier)
 
-    def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key] = ()) -> dict[str, Any]:
-        """A micro-batch; where pieces are pooled, `owner` says whose each is."""
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        until = self.long_length if self.strategy.pooled else None
-        pieces = [self.strategy.read(row["input_ids"][:until], self.max_length - FRAME) for row in rows]
-        framed = [{"input_ids": torch.tensor([cls, *piece, sep])} for some in pieces for piece in some]
-        batch: dict[str, Any] = collate(framed, self.tokenizer)
-        batch["labels"] = torch.tensor([row["label"] for row in rows])
-        if self.strategy.pooled:
-            batch["owner"] = torch.tensor([number for number, some in enumerate(pieces) for _ in some])
-        batch["documents"] = [row["id"] for row in rows]
-        batch["text_lengths"] = [len(feature["input_ids"]) for feature in framed]
-        return batch
+    def forward(self, owner: torch.LongTensor, **kwargs: Any) -> SequenceClassifierOutput:
+        """As `BertForSequenceClassification.forward`, over pieces.
+
+        Args:
+            owner: `[pieces]`, the number of the document, from 0 on, that a piece is of.
+        """
+        pieces = self.bert(**kwargs).pooler_output
+        documents = int(owner[-1]) + 1
+        index = owner[:, None].expand_as(pieces)
+        empty = pieces.new_zeros(documents, pieces.shape[1])
+        pooled = [empty.scatter_reduce(0, index, pieces, kind, include_self=False) for kind in ("mean", "amax")]
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(torch.cat(pooled, dim=-1))))
 
 
 @dataclass
-class Classification(Task):
+class Classification(DocumentTask):
     """The task of `finetune/classification.py`.
 
     Args:
         labels: their names in the order of their numbers; for regression one, of the figure.
     """
+
+    model_class = LongBertForSequenceClassification
+    pooling_model_class = ChunkPoolForSequenceClassification
 
     tokenizer: PreTrainedTokenizerBase
     labels: list[str]
@@ -115,8 +112,8 @@ class Classification(Task):
         labels = ["value"] if problem_type == "regression" else infer_labels(values)
         return cls(tokenizer, labels, problem_type, batch_size)
 
-    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
-        """Tokenise, and turn labels into numbers.
+    def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
+        """Tokenize, and turn labels into numbers.
 
         Raises:
             ValueError: an empty text, or a label that the training set does not have.
@@ -127,7 +124,7 @@ class Classification(Task):
             ids = self.tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
             targets = [self.target(*pair) for pair in zip(batch["id"], batch["label"], strict=True)]
             lengths = [len(document) + FRAME for document in ids]
-            return {"id": batch["id"], "input_ids": ids, "label": targets, "length": lengths}
+            return {"id": batch["id"], "input_ids": ids, "target": targets, "length": lengths}
 
         return examples.map(numbers, batched=True, remove_columns=examples.column_names, desc="tokenizing")
 
@@ -140,16 +137,17 @@ class Classification(Task):
         chosen = {label_index(self.labels, example, label) for label in value}
         return [float(number in chosen) for number in range(len(self.labels))]
 
-    def build(self, source: Source, strategy: Strategy) -> nn.Module:
-        """A classifier on the source's encoder."""
-        config = with_labels(source.config if strategy.extended else source.native, self.labels)
+    def configure(self, config: LongBertConfig) -> LongBertConfig:
+        """With labels, and the problem that sets the loss."""
+        config = with_labels(config, self.labels)
         config.problem_type = self.problem_type
-        model_class = ChunkPoolForSequenceClassification if strategy.pooled else LongBertForSequenceClassification
-        return model_class.from_pretrained(source.path, config=config)
+        return config
 
-    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
-        """What makes micro-batches."""
-        return ClassificationCollator(self.tokenizer, strategy, max_length, long_length)
+    def pieces(self, example: Row, reader: Reader) -> list[Row]:
+        """The features of the pieces that a document is read in."""
+        until = reader.in_all if reader.strategy.pooled else None
+        pieces = reader.strategy.read(example["input_ids"][:until], reader.at_once - FRAME)
+        return [framed(self.tokenizer, piece) for piece in pieces]
 
     def loss(
         self,
@@ -167,22 +165,18 @@ class Classification(Task):
             total = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
         return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: Collator) -> list[dict[str, Any]]:
-        """For each example what is predicted and true, and a score for every label."""
-        return [
-            {"id": row["id"], **self.decide(outputs["logits"]), "reference": self.plain(row["label"])}
-            for row, outputs in read_rows(model, examples, collator, self.batch_size)
-        ]
-
-    def decide(self, logits: torch.Tensor) -> dict[str, Any]:
-        """The prediction of one document, as the metric takes it, and its `scores`."""
+    def decide(self, example: Row, outputs: Outputs) -> dict[str, Any]:
+        """What is predicted and true, and a score for every label."""
+        logits, target = outputs["logits"], example["target"]
         if self.problem_type == "regression":
-            return {"prediction": float(logits[0]), "scores": {"value": float(logits[0])}}
+            figure = float(logits[0])
+            return {"prediction": figure, "reference": target, "scores": {"value": figure}}
         if self.problem_type == "single_label_classification":
             scores, prediction = logits.softmax(-1), int(logits.argmax(-1))
-            return {"prediction": prediction, "scores": self._named(scores)}
+            return {"prediction": prediction, "reference": target, "scores": self._named(scores)}
         scores = logits.sigmoid()
-        return {"prediction": (scores > 0.5).long().tolist(), "scores": self._named(scores)}
+        chosen = (scores > 0.5).long().tolist()
+        return {"prediction": chosen, "reference": list(map(int, target)), "scores": self._named(scores)}
 
     def named(self, prediction: Any) -> Any:
         """A prediction in labels: one, those of several that are chosen, or the figure itself."""
@@ -191,10 +185,6 @@ class Classification(Task):
         if self.problem_type == "single_label_classification":
             return self.labels[prediction]
         return [label for label, chosen in zip(self.labels, prediction, strict=True) if chosen]
-
-    def plain(self, label: Any) -> Any:
-        """A target as the metric takes it."""
-        return list(map(int, label)) if self.problem_type == "multi_label_classification" else label
 
     def _named(self, scores: torch.Tensor) -> dict[str, float]:
         return dict(zip(self.labels, scores.tolist(), strict=True))

@@ -1,12 +1,12 @@
 """Words to labels, named entities or any tags, in documents that may be longer than what is read at once.
 
-A longer document is read in windows that overlap by `stride`; every word is labelled once, by the window in which it
-has most context, in training as in prediction.
+A longer document is read in pieces that overlap by `stride`; every word is labelled once, by the piece in which it has
+most context, in training as in prediction.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,21 +14,19 @@ from typing import Any
 import datasets
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Collator, Key
-from ...data.masking import IGNORE_INDEX, collate
-from ...data.rows import FRAME
+from ...configuration_longbert import LongBertConfig
+from ...data.features import FRAME, IGNORE_INDEX, framed, framed_labels
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForTokenClassification
-from ...source import Source
 from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
 from ..metrics import EntityMetric, Figures, WordMetric
-from ..strategies import Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
-from .task import Task
+from ..pieces import Outputs, Row, decided_tokens, overlapping, piece_starts
+from ..strategies import Reader
+from .task import PieceTask
 
 
 OUTSIDE = "O"
@@ -90,31 +88,16 @@ def beginning_within(labels: list[str], start: int, stop: int) -> list[str]:
 
 
 @dataclass
-class WordCollator:
-    """Micro-batches of windows; `labels` are `[windows, seq_length]`, one at the first token of every word that the
-    window decides, `IGNORE_INDEX` elsewhere."""
-
-    tokenizer: PreTrainedTokenizerBase
-    strategy: Strategy
-    max_length: int
-
-    def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key] = ()) -> dict[str, Any]:
-        """A micro-batch of windows."""
-        features = [{name: torch.tensor(row[name]) for name in ("input_ids", "labels")} for row in rows]
-        batch: dict[str, Any] = collate(features, self.tokenizer)
-        batch["documents"] = [row["id"] for row in rows]
-        batch["text_lengths"] = [len(row["input_ids"]) for row in rows]
-        return batch
-
-
-@dataclass
-class TokenClassification(Task):
+class TokenClassification(PieceTask):
     """The task of `finetune/token_classification.py`.
 
     Args:
         labels: their names in the order of their numbers; where all are IOB2, entities are scored, else words.
         unread: the label of a word that the model does not see.
     """
+
+    model_class = LongBertForTokenClassification
+    in_the_middle = "would leave words in the middle without a label"
 
     tokenizer: PreTrainedTokenizerBase
     labels: list[str]
@@ -140,8 +123,18 @@ class TokenClassification(Task):
         unread = OUTSIDE if OUTSIDE in counts else counts.most_common(1)[0][0]
         return cls(tokenizer, names, unread, stride, batch_size)
 
-    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
-        """Tokenise, and turn labels into numbers.
+    def accept(self, readers: Mapping[str, Reader]) -> None:
+        """Check the strategies, and that their pieces can share `stride` tokens.
+
+        Raises:
+            ValueError: a strategy that would leave a gap, or a stride that is too long.
+        """
+        super().accept(readers)
+        for reader in readers.values():
+            overlapping(reader.at_once, reader.at_once - FRAME, self.stride)
+
+    def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
+        """Tokenize, and turn labels into numbers.
 
         Word n has the tokens from `bounds[n]` up to `bounds[n + 1]`: none where the tokenizer leaves nothing of it, as
         of a control character. Its label is the target of the first.
@@ -187,59 +180,30 @@ class TokenClassification(Task):
                     f"it are {label}, and words outside are {OUTSIDE}: write B-{label[2:]} here"
                 )
 
-    def windows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
-        """A row for every window of every document."""
-        return window_rows(examples, lambda example: self._windows(example, collator))
+    def configure(self, config: LongBertConfig) -> LongBertConfig:
+        """With labels."""
+        return with_labels(config, self.labels)
 
-    def _windows(self, example: dict[str, Any], collator: WordCollator) -> list[dict[str, Any]]:
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        ids, size = example["input_ids"], collator.max_length - FRAME
-        starts = window_starts(collator.strategy, len(ids), size, self.stride)
-        decided = decided_tokens(starts, len(ids), size, self.stride)
+    def pieces(self, example: Row, reader: Reader) -> list[Row]:
+        """Every piece of a document, with a label at the first token of every word that it decides."""
+        ids, size = example["input_ids"], reader.at_once - FRAME
+        starts = piece_starts(reader.strategy, len(ids), size, self.stride)
         rows = []
-        for start, (first, end) in zip(starts, decided, strict=True):
+        for start, (first, end) in zip(starts, decided_tokens(starts, len(ids), size, self.stride), strict=True):
             piece = ids[start : start + size]
-            labels = [IGNORE_INDEX] * (len(piece) + FRAME)
-            # one further on, behind [CLS]
-            first_place, end_place = first - start + 1, end - start + 1
-            labels[first_place:end_place] = example["targets"][first:end]
-            rows.append(
-                {
-                    "id": example["id"],
-                    "input_ids": [cls, *piece, sep],
-                    "labels": labels,
-                    "decides": [first_place, end_place],
-                    "length": len(piece) + FRAME,
-                }
-            )
+            labels = [IGNORE_INDEX] * len(piece)
+            labels[first - start : end - start] = example["targets"][first:end]
+            # `decides` is one further on, behind [CLS]
+            decides = [first - start + 1, end - start + 1]
+            rows.append({**framed(self.tokenizer, piece), "labels": framed_labels(labels), "decides": decides})
         return rows
 
-    def training_rows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
-        """What a plan trains on: the windows that decide a word, as others have no loss to divide."""
-        return self.windows(examples, collator).filter(
-            lambda labels: any(label != IGNORE_INDEX for label in labels), input_columns="labels"
-        )
-
-    def build(self, source: Source, strategy: Strategy) -> nn.Module:
-        """A model with a label for every token."""
-        config = with_labels(source.config if strategy.extended else source.native, self.labels)
-        return LongBertForTokenClassification.from_pretrained(source.path, config=config)
-
-    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
-        """What makes micro-batches.
-
-        Raises:
-            ValueError: a strategy that would leave a gap, or windows that cannot share `stride` tokens.
-        """
-        if strategy.skips_middle:
-            raise ValueError(
-                "head-tail would leave words in the middle without a label: strategies must be of long, truncate, "
-                "chunk-pool"
-            )
-        if not strategy.extended:
-            # refuses a stride now; how much the long model reads is not known yet
-            overlapping(max_length, max_length - FRAME, self.stride)
-        return WordCollator(self.tokenizer, strategy, max_length)
+    def rows(self, examples: datasets.Dataset, reader: Reader, train: bool = False) -> datasets.Dataset:
+        """The pieces; in training those that decide a word, as others have no loss to divide."""
+        rows = super().rows(examples, reader)
+        if not train:
+            return rows
+        return rows.filter(lambda labels: any(label != IGNORE_INDEX for label in labels), input_columns="labels")
 
     def loss(
         self,
@@ -252,14 +216,10 @@ class TokenClassification(Task):
         total = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         return per_item(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: WordCollator) -> list[dict[str, Any]]:
-        """For each document the labels of its words, how probable each is, and at which token the words begin, [CLS]
-        counted; where a word is not seen its score is None."""
-        read = read_windows(model, self.windows(examples, collator), collator, self.batch_size)
-        return [self._decide(example, windows) for example, windows in zip(examples, read, strict=True)]
-
-    def _decide(self, example: dict[str, Any], windows: list[tuple[dict, dict[str, torch.Tensor]]]) -> dict[str, Any]:
-        logits = torch.cat([outputs["logits"][slice(*row["decides"])] for row, outputs in windows])
+    def decide(self, example: Row, pieces: list[tuple[Row, Outputs]]) -> dict[str, Any]:
+        """The labels of a document's words, how probable each is, and at which token the words begin, [CLS] counted;
+        where a word is not seen its score is None."""
+        logits = torch.cat([outputs["logits"][slice(*row["decides"])] for row, outputs in pieces])
         highest, numbers = (best.tolist() for best in logits.softmax(-1).max(-1))
         prediction: list[str] = []
         scores: list[float | None] = []
@@ -268,7 +228,6 @@ class TokenClassification(Task):
             prediction.append(self.labels[numbers[first]] if seen else self.unread)
             scores.append(round(highest[first], 4) if seen else None)
         return {
-            "id": example["id"],
             "prediction": prediction,
             "reference": [self.labels[number] for number in example["labels"]],
             "scores": scores,
