@@ -30,6 +30,7 @@ ORDER = [
     "folders",
     "arguments",
     "source",
+    "data.files",
     "data.documents",
     "data.features",
     "data.rows",

@@ -1,5 +1,6 @@
 """The settings of a run: dataclasses whose fields are the keys of YAML files and of `key=value` overrides."""
 
+import codecs
 import dataclasses
 import difflib
 import json
@@ -95,7 +96,27 @@ class ModelArguments:
 
 
 @dataclass(kw_only=True)
-class DataArguments:
+class FileArguments:
+    """How files are read, where their content does not say it."""
+
+    encoding: str | None = described(None, "of text files, such as cp1252 or gb18030; by default UTF-8")
+    delimiter: str | None = described(
+        None, "between the cells of a csv; by default the one of , ; tab | that gives the columns asked for"
+    )
+    skip_empty: bool = described(False, "leave out rows that lack what is asked for, and count them")
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ValueError(f"encoding must be a name that Python knows, got {self.encoding!r}") from None
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
+
+
+@dataclass(kw_only=True)
+class DataArguments(FileArguments):
     """Which documents, and how they are cut and masked."""
 
     data: list[str] = described([], "files, globs or folders of documents; package://name/... works too")
@@ -112,6 +133,7 @@ class DataArguments:
     proof_documents: int = described(64, "the most held-out texts that the proof reads")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.data:
             raise ValueError("data must name at least one file, glob or folder of documents")
         if not 0 < self.mlm_probability < 1:
