@@ -9,7 +9,7 @@ import torch
 from conftest import real
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from longbert.proof import Proof, Prover, Scores, mask_documents, position_buckets, reading, score
+from longbert.proof import Proof, Prover, Scores, cutter, mask_documents, position_buckets, score
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +29,26 @@ def documents(tokenizer):
     return mask_documents(rows, tokenizer, 0.15, seed=0)
 
 
-@pytest.mark.parametrize("window", [None, 512, 64])
-def test_every_token_is_read_once_at_its_own_position(tokenizer, documents, window):
+@pytest.mark.parametrize("chunk_length", [None, 512, 64])
+def test_every_token_is_read_once_at_its_own_position(tokenizer, documents, chunk_length):
     for document in documents:
-        segments = reading(tokenizer, window)(document)
-        position = torch.cat([segment.positions[1:-1] for segment in segments])
-        tokens = torch.cat([segment.features["input_ids"][1:-1] for segment in segments])
-        labels = torch.cat([segment.features["labels"] for segment in segments])
+        pieces = cutter(tokenizer, chunk_length)(document)
+        position = torch.cat([piece.positions[1:-1] for piece in pieces])
+        tokens = torch.cat([piece.features["input_ids"][1:-1] for piece in pieces])
+        labels = torch.cat([piece.features["labels"] for piece in pieces])
         assert position.tolist() == list(range(1, len(document.input_ids) + 1))
         assert torch.equal(tokens, document.input_ids)
         assert torch.equal(labels[labels != -100], document.labels[document.labels != -100])
-        assert max(len(segment.features["input_ids"]) for segment in segments) <= (window or len(tokens) + 2)
+        assert max(len(piece.features["input_ids"]) for piece in pieces) <= (chunk_length or len(tokens) + 2)
 
 
 def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
     document = documents[1]
-    scores = score(model, [document], reading(tokenizer), tokenizer)
-    (segment,) = reading(tokenizer)(document)
-    labels = segment.features["labels"][None]
+    scores = score(model, [document], cutter(tokenizer), tokenizer)
+    (piece,) = cutter(tokenizer)(document)
+    labels = piece.features["labels"][None]
     with torch.no_grad():
-        expected = model(segment.features["input_ids"][None], labels=labels)
+        expected = model(piece.features["input_ids"][None], labels=labels)
     assert scores.loss.mean() == pytest.approx(expected.loss.item(), rel=1e-5)
     right = (expected.logits.argmax(-1) == labels)[labels != -100]
     assert scores.correct.tolist() == right.tolist()
@@ -56,8 +56,8 @@ def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
 
 
 def test_chunking_a_text_that_fits_changes_nothing(tokenizer, model, documents):
-    whole = score(model, documents[1:], reading(tokenizer), tokenizer)
-    chunked = score(model, documents[1:], reading(tokenizer, 512), tokenizer)
+    whole = score(model, documents[1:], cutter(tokenizer), tokenizer)
+    chunked = score(model, documents[1:], cutter(tokenizer, 512), tokenizer)
     np.testing.assert_allclose(whole.loss, chunked.loss, rtol=1e-4)
 
 
