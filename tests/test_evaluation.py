@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import real
+from matplotlib.axes import Axes
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from longbert.proof import Proof, Prover, Scores, cutter, mask_documents, position_buckets, score
+from longbert.proof_rows import AFTER, BEFORE, SAME_CHUNKED
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,21 @@ def test_the_table_adds_up(tmp_path):
     table = (tmp_path / "proof.md").read_text()
     assert "| longer | 2.000 (+0.0 %), 0.500 | 2.000 (-50.0 %), 0.500 |" in table
     assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_the_picture_is_of_the_difference_to_chunks(tmp_path, monkeypatch):
+    position = np.concatenate((np.arange(900), np.arange(1024)))  # two texts, the first of which ends sooner
+    proof = Proof(source_length=512, max_seq_length=1024, documents=2)
+    for name, loss in {BEFORE: 9.0, AFTER: 2.0, f"{SAME_CHUNKED} at 512": 4.0}.items():
+        proof.rows[name] = Scores(position, np.full(len(position), loss), position % 2 == 0)
+    drawn = {}
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda axes, at, value, yerr, label, **_: drawn.update({label: (value, yerr)})
+    )
+    proof.save(tmp_path)
+    assert list(drawn) == [AFTER]
+    change, interval = drawn[AFTER]
+    assert change.tolist() == [-50, -50] and not np.any(interval)
 
 
 def test_documents_that_are_too_short_cannot_prove_anything(tokenizer):
