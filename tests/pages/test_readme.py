@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import real
+from processes import ROOT
 from transformers import TrainingArguments
 
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
@@ -20,7 +21,6 @@ from longbert.cli import build_parser, main
 from longbert.folders import resolve_path
 
 
-ROOT = Path(__file__).parents[1]
 READMES = {"English": "README.md", "Chinese": "README.zh-CN.md"}
 TEXTS = {language: (ROOT / file).read_text("utf-8") for language, file in READMES.items()}
 BLOCKS = {language: re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) for language, text in TEXTS.items()}
