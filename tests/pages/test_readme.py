@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import real
-from processes import ROOT
+from processes import ROOT, execute
 from transformers import TrainingArguments
 
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
@@ -78,9 +78,11 @@ def test_there_are_blocks_of_both_kinds(language):
 
 
 @pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON)
-def test_python_blocks_run_and_print_the_shape_they_promise(code, desk):
+def test_python_blocks_run_and_print_the_shape_they_promise(code, desk, tmp_path):
     promised = re.search(r"# (torch\.Size\(\[1, \d+, |\(384,\))", code)[1]
-    assert run([sys.executable, "-c", localized(code)], desk).startswith(promised)
+    status, printed = execute(localized(code), desk, tmp_path / "log.txt")
+    assert status == 0, printed
+    assert any(line.startswith(promised) for line in printed.splitlines()), printed
 
 
 def install(command: list[str]) -> None:
