@@ -12,9 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
@@ -298,6 +300,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             close = difflib.get_close_matches(str(key), known, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
+    refuse_precision(settings)
     arguments: list[str] = []
     for key, value in settings.items():
         # YAML reads a bare no as false, and eval_strategy: no means the word
@@ -310,6 +313,33 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         raise ValueError(
             f"setting {(error.argument_name or '').split('/')[0].lstrip('-')}: {error.message}"
         ) from error
+
+
+def refuse_precision(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for bf16 or fp16 where the device that will train has none.
+
+    transformers refuses bf16 alone, in words that name no setting; fp16 on a CPU is passed over in silence.
+    """
+    halves = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
+    given = [key for key in halves if settings.get(key) is True]
+    if not given or is_torch_xla_available():
+        return
+    on_cpu = settings.get("use_cpu") is True or not torch.accelerator.is_available()
+    device = "the CPU" if on_cpu else f"this {torch.accelerator.current_accelerator()} device"
+    for key in given:
+        if key.startswith("fp16") and on_cpu:
+            raise ValueError(
+                f"{key}=true, but {device} does not train in fp16: set {key}=false, for fp32, or bf16=true with "
+                "use_cpu=true, for bf16 on the CPU"
+            )
+        if key.startswith("bf16") and settings.get("use_cpu") is not True and not is_torch_bf16_gpu_available():
+            other = (
+                "use_cpu=true beside it, for bf16 on the CPU" if on_cpu else f"fp16{key.removeprefix('bf16')}=true instead"
+            )
+            raise ValueError(
+                f"{key}=true, but {'there is no GPU here' if on_cpu else f'{device} has no bf16'}: set {key}=false, "
+                f"for fp32, or {other}"
+            )
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:
