@@ -324,22 +324,24 @@ def refuse_precision(settings: dict[str, Any]) -> None:
     given = [key for key in halves if settings.get(key) is True]
     if not given or is_torch_xla_available():
         return
-    on_cpu = settings.get("use_cpu") is True or not torch.accelerator.is_available()
-    device = "the CPU" if on_cpu else f"this {torch.accelerator.current_accelerator()} device"
+    use_cpu = settings.get("use_cpu") is True
+    on_cpu = use_cpu or not torch.accelerator.is_available()
     for key in given:
+        fp32 = f"set {key}=false, for fp32"
         if key.startswith("fp16") and on_cpu:
             raise ValueError(
-                f"{key}=true, but {device} does not train in fp16: set {key}=false, for fp32, or bf16=true with "
-                "use_cpu=true, for bf16 on the CPU"
+                f"{key}=true, but the CPU does not train in fp16: {fp32}, or bf16=true with use_cpu=true, for bf16 on "
+                "the CPU"
             )
-        if key.startswith("bf16") and settings.get("use_cpu") is not True and not is_torch_bf16_gpu_available():
-            other = (
-                "use_cpu=true beside it, for bf16 on the CPU" if on_cpu else f"fp16{key.removeprefix('bf16')}=true instead"
-            )
+        if key.startswith("fp16") or use_cpu or is_torch_bf16_gpu_available():
+            continue
+        if on_cpu:
             raise ValueError(
-                f"{key}=true, but {'there is no GPU here' if on_cpu else f'{device} has no bf16'}: set {key}=false, "
-                f"for fp32, or {other}"
+                f"{key}=true, but there is no GPU here: {fp32}, or use_cpu=true beside it, for bf16 on the CPU"
             )
+        device = torch.accelerator.current_accelerator()
+        other = f"fp16{key.removeprefix('bf16')}"
+        raise ValueError(f"{key}=true, but this {device} device has no bf16: {fp32}, or {other}=true instead")
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:

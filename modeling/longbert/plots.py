@@ -1,5 +1,6 @@
 """Pictures of position tables and of proofs. Needs matplotlib (extra `train`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
 
 def plot_positions(table: torch.Tensor, pretrained_positions: int, folder: str | Path) -> list[Path]:
@@ -139,7 +141,7 @@ def plot_losses(
 def plot_by_position(
     lines: dict[str, np.ndarray], source_length: int, reach: int, title: str, file: str | Path
 ) -> None:
-    """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the chunk length marked.
+    """Draw figures of tasks by the position of what decides, multiples of the chunk length marked.
 
     Args:
         lines: for every name positions and figures, `[2, points]`.
@@ -153,5 +155,27 @@ def plot_by_position(
         xlabel=f"position in the text (tokens); dashes: multiples of {source_length}", ylim=(-0.02, 1.02), title=title
     )
     figure.legend(loc="outside lower center", ncols=4)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_lengths(lengths: Sequence[int], source_length: int, reach: int, file: str | Path) -> None:
+    """Draw how many texts have how many tokens, in bins that widen by a constant factor, with what the source and what
+    the run reads marked, and the share of texts past each."""
+    values = np.asarray(lengths)
+    steps = np.arange(np.floor(4 * np.log2(values.min())), np.ceil(4 * np.log2(values.max() + 1)) + 1)
+    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+    axes.hist(values, bins=2 ** (steps / 4), color="tab:blue", edgecolor="white")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    marks = {source_length: ("the source reads", "tab:red")}
+    if reach > source_length:
+        marks[reach] = ("this run reads", "tab:green")
+    for length, (who, color) in marks.items():
+        past = int((values > length).sum())
+        label = f"{who} {length:,} tokens: {past:,} of {len(values):,} texts ({past / len(values):.1%}) are longer"
+        axes.axvline(length, color=color, linestyle="--", linewidth=1.4, label=label)
+    axes.set(xlabel="length (tokens, logarithmic)", ylabel="texts", title=f"How long the {len(values):,} texts are")
+    figure.legend(loc="outside lower center")
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -19,7 +19,12 @@ from longbert.finetuning.metrics import (
 def compare(found, report):
     for name, row in found.items():
         theirs = report[name]
-        for ours, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
+        for ours, key in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("f1", "f1-score"),
+            ("support", "support"),
+        ):
             assert row[ours] == pytest.approx(theirs[key]), (name, ours)
 
 
@@ -33,7 +38,9 @@ def test_single_labels(seed, number):
     metric = SingleLabelMetric()
     rows = metric.by_class(found, truth, names)
     labels = list(range(number))
-    compare(rows, classification_report(truth, found, labels=labels, target_names=names, output_dict=True, zero_division=0))
+    compare(
+        rows, classification_report(truth, found, labels=labels, target_names=names, output_dict=True, zero_division=0)
+    )
     assert list(rows) == names
     matrix = metric.confusion(found, truth, names)
     assert matrix == {"labels": names, "matrix": confusion_matrix(truth, found, labels=labels).tolist()}

@@ -53,7 +53,9 @@ def test_an_old_gpu_is_offered_fp16(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(arguments, "is_torch_bf16_gpu_available", lambda: False)
-    with pytest.raises(ValueError, match="this cuda device has no bf16: set bf16=false, for fp32, or fp16=true instead"):
+    with pytest.raises(
+        ValueError, match="this cuda device has no bf16: set bf16=false, for fp32, or fp16=true instead"
+    ):
         parsed(config(tmp_path, bf16=True))
 
 

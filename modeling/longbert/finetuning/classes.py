@@ -1,4 +1,4 @@
-"""Figures by class, precision, recall, F1, how often it is true and how often predicted, and which class is taken for which."""
+"""Figures by class: precision, recall, F1, how often it is true and predicted; and which is taken for which."""
 
 from collections import Counter
 from collections.abc import Sequence
