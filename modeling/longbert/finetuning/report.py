@@ -75,6 +75,7 @@ class Report:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     extended: Collection[str] = ()
     lengths: Sequence[int] = ()
+    differences: dict[tuple[str, str], tuple[float, tuple[float, float]]] = field(default_factory=dict, init=False)
 
     @property
     def first(self) -> str:
@@ -85,6 +86,12 @@ class Report:
     def figures(self) -> dict[str, dict[str, Any]]:
         """For every strategy, all figures of the tables."""
         return {name: self._figures(name, lines) for name, lines in self.results.items()}
+
+    def difference(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
+        """What one strategy is better by than another, and its interval; computed once."""
+        if (name, other) not in self.differences:
+            self.differences[name, other] = difference(self.metric, self.results[name], self.results[other])
+        return self.differences[name, other]
 
     def _figures(self, name: str, lines: Lines) -> dict[str, Any]:
         found, truth = column(lines, "prediction"), column(lines, "reference")
@@ -100,7 +107,7 @@ class Report:
             parts = {group: [line for line in lines if line["group"] == group] for group in self.groups}
             figures["by_group"] = self._parts(parts)
         if name != self.first:
-            figures["first_is_better_by"] = difference(self.metric, self.results[self.first], lines)[1]
+            figures["first_is_better_by"] = self.difference(self.first, name)[1]
         if by_class := self.metric.by_class(found, truth, class_names(lines)):
             figures["by_class"] = by_class
         if confusion := self.metric.confusion(found, truth, class_names(lines)):

@@ -54,11 +54,7 @@ def ranking(report: Report) -> list[str]:
 
 def lead(report: Report, name: str, other: str) -> Lead:
     """What `name` is better by than `other`; less than 0 if it is worse."""
-    return _lead(report, name, other, report.results[name], report.results[other])
-
-
-def _lead(report: Report, name: str, other: str, lines: Lines, others: Lines) -> Lead:
-    return Lead(name, other, *difference(report.metric, lines, others))
+    return Lead(name, other, *report.difference(name, other))
 
 
 def _unscored(report: Report, ranked: list[str]) -> list[str]:
@@ -77,7 +73,7 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
     figure, (low, high) = report.figures[best][primary], report.figures[best]["interval"]
     tied = [name for name in ranked if report.figures[name][primary] == figure]
     highest = "highest" if report.metric.greater_is_better else "lowest"
-    has = f"{_and(tied)} {'has' if len(tied) == 1 else 'have'} the {highest} {primary}," * (len(ranked) > 1)
+    has = f"{_and(tied)} {'has the' if len(tied) == 1 else 'have the same'} {highest} {primary}," * (len(ranked) > 1)
     has = has or f"{best} reaches {primary}"
     of = f" of {best}" * (len(tied) > 1)
     examples = _on_examples(report.results[best])
@@ -144,7 +140,7 @@ def _lead_past(report: Report, ranked: list[str]) -> Lead | None:
     ours, theirs = (report.within(report.results[name], report.source_length, None) for name in (long, source))
     if not ours or column(ours, "id") != column(theirs, "id"):
         return None
-    past = _lead(report, long, source, ours, theirs)
+    past = Lead(long, source, *difference(report.metric, ours, theirs))
     return past if math.isfinite(past.by) else None
 
 
@@ -177,10 +173,8 @@ def _long_texts(report: Report, ranked: list[str]) -> list[str]:
     few = _few_long(report) and not _long_wins(report, ranked)
     number, of = _number_long(report), len(report.lengths)
     are = "is" if number == 1 else "are"
-    said = (
-        f"{number:,} of {of:,} texts ({number / of:.1%}) {are} longer than the {report.source_length:,} tokens that "
-    )
-    return [f"{'Only ' * few}{said}the source reads{', so little can be gained' * few}."]
+    said = f"{number:,} of {of:,} texts ({number / of:.1%}) {are} longer than the {report.source_length:,} tokens"
+    return [f"{'Only ' * few}{said} that the source reads{', so little can be gained' * few}."]
 
 
 def _long_wins(report: Report, ranked: list[str]) -> bool:
