@@ -12,9 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
@@ -300,6 +302,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             close = difflib.get_close_matches(str(key), known, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
+    refuse_precision(settings)
     arguments: list[str] = []
     for key, value in settings.items():
         # YAML reads a bare no as false, and eval_strategy: no means the word
@@ -312,6 +315,35 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         raise ValueError(
             f"setting {(error.argument_name or '').split('/')[0].lstrip('-')}: {error.message}"
         ) from error
+
+
+def refuse_precision(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for bf16 or fp16 where the device that will train has none.
+
+    transformers refuses bf16 alone, in words that name no setting; fp16 on a CPU is passed over in silence.
+    """
+    halves = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
+    given = [key for key in halves if settings.get(key) is True]
+    if not given or is_torch_xla_available():
+        return
+    use_cpu = settings.get("use_cpu") is True
+    on_cpu = use_cpu or not torch.accelerator.is_available()
+    for key in given:
+        fp32 = f"set {key}=false, for fp32"
+        if key.startswith("fp16") and on_cpu:
+            raise ValueError(
+                f"{key}=true, but the CPU does not train in fp16: {fp32}, or bf16=true with use_cpu=true, for bf16 on "
+                "the CPU"
+            )
+        if key.startswith("fp16") or use_cpu or is_torch_bf16_gpu_available():
+            continue
+        if on_cpu:
+            raise ValueError(
+                f"{key}=true, but there is no GPU here: {fp32}, or use_cpu=true beside it, for bf16 on the CPU"
+            )
+        device = torch.accelerator.current_accelerator()
+        other = f"fp16{key.removeprefix('bf16')}"
+        raise ValueError(f"{key}=true, but this {device} device has no bf16: {fp32}, or {other}=true instead")
 
 
 def _as_arguments(key: str, value: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """Pictures of position tables and of proofs. Needs matplotlib (extra `train`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
 
 def plot_positions(table: torch.Tensor, pretrained_positions: int, folder: str | Path) -> list[Path]:
@@ -181,5 +183,27 @@ def plot_by_position(
         title=title,
     )
     figure.legend(loc="outside lower center", ncols=4)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_lengths(lengths: Sequence[int], source_length: int, reach: int, file: str | Path) -> None:
+    """Draw how many texts have how many tokens, in bins that widen by a constant factor, with what the source and what
+    the run reads marked, and the share of texts past each."""
+    values = np.asarray(lengths)
+    steps = np.arange(np.floor(4 * np.log2(values.min())), np.ceil(4 * np.log2(values.max() + 1)) + 1)
+    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+    axes.hist(values, bins=2 ** (steps / 4), color="tab:blue", edgecolor="white")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    marks = {source_length: ("the source reads", "tab:red")}
+    if reach > source_length:
+        marks[reach] = ("this run reads", "tab:green")
+    for length, (who, color) in marks.items():
+        past = int((values > length).sum())
+        label = f"{who} {length:,} tokens: {past:,} of {len(values):,} texts ({past / len(values):.1%}) are longer"
+        axes.axvline(length, color=color, linestyle="--", linewidth=1.4, label=label)
+    axes.set(xlabel="length (tokens, logarithmic)", ylabel="texts", title=f"How long the {len(values):,} texts are")
+    figure.legend(loc="outside lower center")
     figure.savefig(file, dpi=120)
     plt.close(figure)

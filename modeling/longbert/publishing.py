@@ -25,8 +25,12 @@ from .source import copy_sentence_modules, load_long, saved_tokenizer
 
 SETTINGS = "config.yaml"
 # what a run has left and a card tells: tables and the pictures that go with them
-TABLES = {"proof.md": "proof.png", "results.md": "by_position.png"}
-EVIDENCE = (*TABLES, *TABLES.values(), "proof.json", "results.json", SETTINGS)
+TABLES = {
+    "proof.md": {"proof.png": "by position in the text"},
+    "results.md": {"by_position.png": "by position in the text", "lengths.png": "how long the texts are"},
+}
+PICTURES = [picture for pictures in TABLES.values() for picture in pictures]
+EVIDENCE = (*TABLES, *PICTURES, "proof.json", "results.json", SETTINGS)
 # where it was written and published is nobody's business
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision")
 
@@ -88,11 +92,10 @@ def carried(source: str) -> dict[str, Any]:
 
 def _sections(folder: Path, settings: dict[str, Any], command: str | None) -> dict[str, str]:
     shown = []
-    for table, picture in TABLES.items():
+    for table, pictures in TABLES.items():
         if (folder / table).exists():
             shown.append((folder / table).read_text("utf-8").strip())
-        if (folder / picture).exists():
-            shown.append(f"![by position in the text]({picture})")
+        shown += [f"![{what}]({picture})" for picture, what in pictures.items() if (folder / picture).exists()]
     trained = [f"    {command}"] if command else []
     if settings:
         told = {key: value for key, value in settings.items() if value != [] and key not in PRIVATE}

@@ -1,5 +1,7 @@
-"""The frame of every comparison: keep the settings, run what is not finished, print one table, write cards, push."""
+"""The frame of every comparison: keep the settings, run what is not finished, say what came out, write cards, push."""
 
+import collections
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +13,14 @@ from transformers import IntervalStrategy, TrainingArguments
 from ..arguments import RunArguments, described, write_config
 from ..folders import damage, refuse_occupied, written_aside
 from ..publishing import command_line, push_run, write_card
+from .costs import Cost, together
+from .estimates import Estimate, estimate_table
 from .metrics import Figures
 from .report import Lines, Report, length_histogram
+from .verdict import verdict
+
+
+COST = "cost.json"  # beside a run's predictions
 
 
 @dataclass(kw_only=True)
@@ -24,6 +32,9 @@ class ComparisonArguments(RunArguments):
     early_stopping_patience: int | None = described(None, "stop after this many evaluations without improvement")
     resume: str | None = described(None, "auto: keep finished runs and continue the one that was stopped")
     max_loss_ratio: float = described(10.0, "stop if a loss is this many times the mean of the last 100 steps")
+    dry_run: bool = described(
+        False, "try two steps and a prediction at the longest texts of each strategy, say what a run costs, exit"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,18 +70,20 @@ class Run:
         row: the table's row that its predictions count in.
         folder: of the model and its predictions.
         trains: whether it makes a model that can be pushed.
-        predict: trains and saves the model, reads the test, and returns its predictions.
+        predict: trains and saves the model, reads the test, and returns its predictions, and what that cost.
+        estimate: what all of that would cost; writes nothing into `folder`.
     """
 
     row: str
     folder: Path
     trains: bool
-    predict: Callable[[], Lines]
+    predict: Callable[[], tuple[Lines, Cost]]
+    estimate: Callable[[], Estimate]
 
 
 def compare(
     runs: list[Run],
-    report: Callable[[dict[str, Lines]], Report],
+    report: Callable[[dict[str, Lines], dict[str, Cost]], Report],
     lengths: list[int],
     source_length: int,
     run_args: ComparisonArguments,
@@ -79,11 +92,11 @@ def compare(
 ) -> None:
     """Run them one after the other and say what came out.
 
-    The tables are also in `output_dir/results.md`, beside `results.json`, `config.yaml` and, where it is known what
-    decides, a picture.
+    The tables are also in `output_dir/results.md`, beside `results.json`, `config.yaml` and pictures. A dry run says
+    what all of it would cost instead, and writes nothing.
 
     Args:
-        report: makes the report of every row's predictions.
+        report: makes the report of every row's predictions, and of what the rows cost.
         lengths: of the texts, in tokens.
         settings: further settings to keep.
 
@@ -99,19 +112,28 @@ def compare(
             "one seed and no folds"
         )
     writes = args.process_index == 0
+    if run_args.dry_run:
+        _say_what_it_costs(runs, lengths, source_length, writes)
+        return
     if writes:
         if not run_args.resume:
             refuse_occupied(args.output_dir)
         write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)
         print(length_histogram(lengths, source_length))
     results: dict[str, Lines] = {}
+    costs: dict[str, list[Cost | None]] = {}
     for run in runs:
-        results.setdefault(run.row, []).extend(_predictions(run, run_args, writes))
+        predictions, cost = _predictions(run, run_args, writes)
+        results.setdefault(run.row, []).extend(predictions)
+        costs.setdefault(run.row, []).append(cost)
     if not writes:
         return
-    made = report(results)
-    made.save(args.output_dir)
-    print(made.to_markdown())
+    # a row's cost is known where all its runs' are
+    measured = {row: together([each for each in some if each]) for row, some in costs.items() if all(some)}
+    made = report(results, measured)
+    in_words = verdict(made)
+    made.save(args.output_dir, in_words)
+    print(made.to_markdown(in_words))
     for run in runs:
         if (run.folder / "config.json").exists():
             write_card(run.folder, run=args.output_dir, row=run.row, command=command_line())
@@ -119,15 +141,32 @@ def compare(
         print(push_run(trained[0].folder, args))
 
 
-def _predictions(run: Run, run_args: ComparisonArguments, writes: bool) -> Lines:
-    """What a run predicts; what is finished is read instead."""
+def _say_what_it_costs(runs: list[Run], lengths: list[int], source_length: int, writes: bool) -> None:
+    """Estimate one run of every row; the others of a row are like it."""
+    counts = collections.Counter(run.row for run in runs)
+    firsts = {run.row: run for run in reversed(runs)}
+    estimates = {row: firsts[row].estimate() for row in counts}
+    if writes:
+        print(length_histogram(lengths, source_length))
+        print(estimate_table(estimates, counts))
+
+
+def _predictions(run: Run, run_args: ComparisonArguments, writes: bool) -> tuple[Lines, Cost | None]:
+    """What a run predicts, and what it cost; what is finished is read instead."""
     if run_args.resume and (kept := kept_predictions(run.folder)) is not None:
-        return kept
-    predictions = run.predict()
+        return kept, kept_cost(run.folder)
+    predictions, cost = run.predict()
     if writes:
         with written_aside(run.folder / "predictions") as aside:
             (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions), "utf-8")
-    return predictions
+            (aside / COST).write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n", "utf-8")
+    return predictions, cost
+
+
+def kept_cost(folder: Path) -> Cost | None:
+    """What a finished run has cost; None where that was not measured."""
+    file = folder / "predictions" / COST
+    return Cost(**json.loads(file.read_text("utf-8"))) if file.exists() else None
 
 
 def kept_predictions(folder: Path) -> Lines | None:

@@ -2,21 +2,26 @@
 
 import dataclasses
 import math
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+from torch import nn
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..arguments import described
 from ..data.batches import Collator, Phase, TrainingPlan
 from ..source import Source
 from ..training.freezing import select_parameters
-from ..training.memory import checkpoint_activations
+from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
 from .comparison import ComparisonArguments, Run, choosing_the_best, compare
+from .costs import Cost, RunMeter, memory_of
+from .estimates import Estimate, StepTimer, evaluations_of
 from .report import Lines, Report, score
 from .splits import Split
 from .strategies import STRATEGIES, Reader
@@ -73,11 +78,21 @@ def run_task(
     ]
     source_length = source.native.pretrained_positions
     in_all = next(iter(readers.values())).in_all
+    lengths = splits[0].everything()["length"][:]
+    extended = [name for name, reader in readers.items() if reader.strategy.extended]
 
-    def report(results: dict[str, Lines]) -> Report:
-        return Report(task.metric, task.within, results, source_length, in_all)
+    def report(results: dict[str, Lines], costs: dict[str, Cost]) -> Report:
+        return Report(
+            task.metric,
+            task.within,
+            results,
+            source_length,
+            in_all,
+            costs=costs,
+            extended=extended,
+            lengths=lengths,
+        )
 
-    lengths = splits[0].everything()["length"]
     compare(runs, report, lengths, source_length, run_args, args, *settings)
 
 
@@ -98,12 +113,35 @@ class Finetuning:
     def run(self, name: str, reader: Reader, split: Split, seed: int) -> Run:
         """One strategy on one split with one seed."""
         folder = Path(self.args.output_dir, name, split.name, f"seed-{seed}")
-        return Run(name, folder, True, lambda: self._train_and_predict(reader, split, seed, folder))
+        return Run(
+            name,
+            folder,
+            True,
+            predict=lambda: self._train_and_predict(reader, split, seed, folder),
+            estimate=lambda: self._estimate(reader, split, seed),
+        )
 
-    def _train_and_predict(self, reader: Reader, split: Split, seed: int, folder: Path) -> Lines:
+    def _train_and_predict(self, reader: Reader, split: Split, seed: int, folder: Path) -> tuple[Lines, Cost]:
         """Train, choose the best checkpoint, predict the test set."""
         set_seed(seed)
         task, run_args, args = self.task, self.run_args, self.args
+        meter = RunMeter(args.device)
+        model = self._model(reader)
+        plan = _plan(task.rows(split.train, reader, train=True), task.collator(reader), args, reader.at_once, seed)
+        trainer = self._trainer(model, plan, split, reader, _run_arguments(args, plan, seed, folder, self.best))
+        if run_args.early_stopping_patience:
+            trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
+        meter.train(trainer, find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
+        trainer.save_model(_internal_call=True)
+        start = time.perf_counter()
+        predictions = task.predict(trainer.model, split.test, reader)
+        seconds = time.perf_counter() - start
+        trainer.accelerator.wait_for_everyone()
+        return predictions, meter.cost(seconds, self._tokens(split.test, reader), len(split.test))
+
+    def _model(self, reader: Reader) -> nn.Module:
+        """The model of a strategy, what is to be trained of it chosen."""
+        task, run_args = self.task, self.run_args
         model = task.build(self.source, reader.strategy)
         task.tokenizer.model_max_length = model.config.max_position_embeddings  # it is saved beside this model
         # a baseline has no positions past its source's
@@ -111,23 +149,72 @@ class Finetuning:
         select_parameters(model, run_args.train_only if reader.strategy.extended else baseline_trains)
         if reader.at_once >= run_args.checkpoint_from:
             checkpoint_activations(model, reader.at_once)
-        plan = _plan(task.rows(split.train, reader, train=True), task.collator(reader), args, reader.at_once, seed)
-        trainer = LongTrainer(
+        return model
+
+    def _trainer(
+        self, model: nn.Module, plan: TrainingPlan, split: Split, reader: Reader, args: TrainingArguments
+    ) -> LongTrainer:
+        task = self.task
+        return LongTrainer(
             model=model,
-            args=_run_arguments(args, plan, seed, folder, self.best),
+            args=args,
             train_dataset=plan,
             processing_class=task.tokenizer,
             compute_loss_func=task.loss,
             evaluator=lambda model: score(task.metric, task.predict(model, split.validation, reader)),
-            max_loss_ratio=run_args.max_loss_ratio,
+            max_loss_ratio=self.run_args.max_loss_ratio,
         )
-        if run_args.early_stopping_patience:
-            trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
-        trainer.train_or_stop(find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
-        trainer.save_model(_internal_call=True)
-        predictions = task.predict(trainer.model, split.test, reader)
-        trainer.accelerator.wait_for_everyone()
-        return predictions
+
+    def _tokens(self, examples: datasets.Dataset, reader: Reader, train: bool = False) -> int:
+        """How many tokens the model reads of examples."""
+        collator = self.task.collator(reader)
+        rows = self.task.rows(examples, reader, train)
+        return sum(sum(collator.batch([row], ())["text_lengths"]) for row in rows)
+
+    def _estimate(self, reader: Reader, split: Split, seed: int) -> Estimate:
+        """Two steps, and two batches of the test, at the longest."""
+        set_seed(seed)
+        task, args = self.task, self.args
+        reset_peak_memory(args.device)
+        rows = task.rows(split.train, reader, train=True)
+        plan = _plan(rows, task.collator(reader), args, reader.at_once, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            trial = _trial(plan, _longest(rows, args.per_device_train_batch_size * plan.batches_per_step))
+            settings = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
+            trial_args = _run_arguments(args, trial, seed, Path(folder), self.best)
+            trial_args = dataclasses.replace(trial_args, load_best_model_at_end=False, **settings)
+            trainer = self._trainer(self._model(reader), trial, split, reader, trial_args)
+            timer = StepTimer(trainer)
+            trainer.add_callback(timer)
+            trainer.train()
+        some = _longest(split.test, 2 * task.batch_size)
+        start = time.perf_counter()
+        task.predict(trainer.model, some, reader)
+        seconds = time.perf_counter() - start
+        rows_trained = plan.steps * args.per_device_train_batch_size * plan.batches_per_step
+        evaluations = evaluations_of(_run_arguments(args, plan, seed, Path(args.output_dir), self.best), plan.steps)
+        return Estimate(
+            training_rate=timer.rate(),
+            training_tokens=self._tokens(split.train, reader, train=True) / len(rows) * rows_trained / args.world_size,
+            prediction_rate=self._tokens(some, reader) / seconds,
+            evaluation_tokens=evaluations * self._tokens(split.validation, reader),
+            test_tokens=self._tokens(split.test, reader),
+            peak_memory=peak_memory(args.device),
+            memory_of=memory_of(args.device),
+        )
+
+
+def _longest(rows: datasets.Dataset, number: int) -> datasets.Dataset:
+    lengths = rows["length"][:]
+    return rows.select(sorted(range(len(rows)), key=lambda row: -lengths[row])[:number])
+
+
+def _trial(plan: TrainingPlan, rows: datasets.Dataset) -> TrainingPlan:
+    """Two steps of a plan, over some rows."""
+    (phase,) = plan.phases
+    return TrainingPlan(
+        [dataclasses.replace(phase, steps=2, rows=rows, lengths=None)], plan.batches_per_step, plan.seed
+    )
 
 
 def _plan(

@@ -23,6 +23,7 @@ from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
+from .classes import ByClass, Confusion, confusion_of_labels, of_entities, of_labels, of_vectors
 from .entities import to_iob2
 
 
@@ -32,11 +33,20 @@ def _info(prediction: Any, reference: Any, description: str) -> evaluate.MetricI
 
 
 class Figures(evaluate.Metric):
-    """A metric of several figures, each a function of (references, predictions); runs compete for the `primary`."""
+    """A metric of several figures, each a function of (references, predictions); runs compete for the `primary`.
+
+    Attributes:
+        lower_is_better: figures of which less is better.
+    """
 
     primary: str
     figures: dict[str, Callable[[Any, Any], float]]
     lower_is_better: frozenset[str] = frozenset()
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the primary figure is better."""
+        return self.primary not in self.lower_is_better
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
@@ -56,6 +66,18 @@ class Figures(evaluate.Metric):
 
         return primary
 
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """Figures for each class; none where there are no classes.
+
+        Args:
+            names: of the classes in the order of their numbers, where predictions are numbers.
+        """
+        return {}
+
+    def confusion(self, predictions: list, references: list, names: Sequence[str]) -> Confusion | None:
+        """How often each class is taken for each; None where an example has no single class."""
+        return None
+
 
 class SingleLabelMetric(Figures):
     """Accuracy, macro and micro F1, Matthews correlation, of label numbers."""
@@ -72,6 +94,14 @@ class SingleLabelMetric(Figures):
         """Whether it is right, and 1."""
         return prediction == reference, 1
 
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """Of each label."""
+        return of_labels(references, predictions, names)
+
+    def confusion(self, predictions: list, references: list, names: Sequence[str]) -> Confusion | None:
+        """Of the labels."""
+        return confusion_of_labels(references, predictions, names)
+
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Value("int64"), datasets.Value("int64"), str(self.__doc__))
 
@@ -81,6 +111,14 @@ class ChoiceMetric(SingleLabelMetric):
 
     primary = "accuracy"
     figures = {"accuracy": accuracy_score}
+
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """None."""
+        return {}
+
+    def confusion(self, predictions: list, references: list, names: Sequence[str]) -> Confusion | None:
+        """None."""
+        return None
 
 
 class MultiLabelMetric(Figures):
@@ -96,6 +134,10 @@ class MultiLabelMetric(Figures):
     def counts(self, prediction: list[int], reference: list[int]) -> tuple[float, float]:
         """Twice the labels that are right, and those found and those true."""
         return 2 * sum(map(operator.and_, prediction, reference)), sum(prediction) + sum(reference)
+
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """Of each label."""
+        return of_vectors(references, predictions, names)
 
     def _info(self) -> evaluate.MetricInfo:
         vector = datasets.Sequence(datasets.Value("int64"))
@@ -164,6 +206,10 @@ class EntityMetric(Figures):
         found, truth = (set(get_entities(to_iob2(labels))) for labels in (prediction, reference))
         return 2 * len(found & truth), len(found) + len(truth)
 
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """Of each type of entity, whatever `names` are."""
+        return of_entities([*map(to_iob2, references)], [*map(to_iob2, predictions)])
+
     def _info(self) -> evaluate.MetricInfo:
         labels = datasets.Sequence(datasets.Value("string"))
         return _info(labels, labels, str(self.__doc__))
@@ -183,6 +229,12 @@ class WordMetric(Figures):
     def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
         """The words that are right, and all."""
         return sum(map(operator.eq, prediction, reference)), len(reference)
+
+    def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
+        """Of each label of words, whatever `names` are."""
+        found, truth = [*chain(*predictions)], [*chain(*references)]
+        labels = sorted({*found, *truth})
+        return of_labels([*map(labels.index, truth)], [*map(labels.index, found)], labels)
 
     def _info(self) -> evaluate.MetricInfo:
         labels = datasets.Sequence(datasets.Value("string"))
@@ -255,14 +307,42 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def interval_of(metric: Figures, predictions: Sequence, references: Sequence) -> tuple[float, float]:
-    """The 95 % interval of a metric's primary figure."""
-    return bootstrap_interval(metric.resampling(predictions, references), len(predictions))
+def interval_of(
+    metric: Figures, predictions: Sequence, references: Sequence, examples: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """The 95 % interval of a metric's primary figure.
+
+    Args:
+        examples: of which example each prediction is, where some are predicted several times, by runs with several
+            seeds; what is drawn is examples, each with all its predictions, which are not independent.
+    """
+    figure = metric.resampling(predictions, references)
+    return _interval_over_examples(figure, examples or range(len(predictions)))
 
 
 def interval_of_difference(
-    metric: Figures, predictions: Sequence, others: Sequence, references: Sequence
+    metric: Figures,
+    predictions: Sequence,
+    others: Sequence,
+    references: Sequence,
+    examples: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """The 95 % interval of what `predictions` are better by than `others` of the same examples, drawn in pairs."""
     first, second = (metric.resampling(found, references) for found in (predictions, others))
-    return bootstrap_interval(lambda chosen: first(chosen) - second(chosen), len(predictions))
+    sign = 1 if metric.greater_is_better else -1
+    return _interval_over_examples(
+        lambda chosen: sign * (first(chosen) - second(chosen)), examples or range(len(predictions))
+    )
+
+
+def _interval_over_examples(statistic: Callable[[np.ndarray], float], examples: Sequence) -> tuple[float, float]:
+    places = collections.defaultdict(list)
+    for place, example in enumerate(examples):
+        places[example].append(place)
+    if len({*map(len, places.values())}) == 1:  # as often as not one each, and then quickly drawn
+        square = np.array([*places.values()])
+        return bootstrap_interval(lambda chosen: statistic(square[chosen].ravel()), len(square))
+    of_each = [np.array(some) for some in places.values()]
+    return bootstrap_interval(
+        lambda chosen: statistic(np.concatenate([of_each[number] for number in chosen])), len(of_each)
+    )

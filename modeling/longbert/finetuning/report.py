@@ -1,7 +1,7 @@
-"""The report of a comparison: figures with intervals, and by position where the task knows what decides."""
+"""The report of a comparison: figures with intervals, by position where the task knows what decides, and by class."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..proof import position_buckets
+from .classes import FIGURES, folded, shown_classes, summed_up
+from .costs import TITLES, Cost, cost_rows
 from .metrics import Figures, interval_of, interval_of_difference
+from .tables import strict_json, table, with_interval
 
 
 Lines = list[dict[str, Any]]
@@ -18,8 +21,26 @@ Within = Callable[[Lines, int, int | None], Lines]
 
 def score(metric: Figures, lines: Lines) -> dict[str, float]:
     """A metric of predictions as `Task.predict` gives them."""
-    found, truth = ([line[key] for line in lines] for key in ("prediction", "reference"))
-    return metric.compute(predictions=found, references=truth)
+    return metric.compute(predictions=column(lines, "prediction"), references=column(lines, "reference"))
+
+
+def column(lines: Lines, key: str) -> list:
+    """One field of every prediction."""
+    return [line[key] for line in lines]
+
+
+def difference(metric: Figures, lines: Lines, others: Lines) -> tuple[float, tuple[float, float]]:
+    """What `lines` are better by than `others`, predictions of the same examples in the same order, and its 95 %
+    interval."""
+    ours, theirs = (score(metric, each)[metric.primary] for each in (lines, others))
+    interval = interval_of_difference(
+        metric,
+        column(lines, "prediction"),
+        column(others, "prediction"),
+        column(others, "reference"),
+        column(lines, "id"),
+    )
+    return (ours - theirs) * (1 if metric.greater_is_better else -1), interval
 
 
 def decided_within(lines: Lines, start: int, stop: int | None) -> Lines:
@@ -31,6 +52,7 @@ def decided_within(lines: Lines, start: int, stop: int | None) -> Lines:
     ]
 
 
+@dataclass
 class Report:
     """Predictions of several strategies on the same examples, strategy by strategy.
 
@@ -39,37 +61,43 @@ class Report:
         source_length: tokens that the source reads.
         reach: tokens that are read at most.
         groups: values of the predictions' `group`, in the order in which a table of them is wanted.
+        costs: of each strategy, all its runs together; none of those that were not measured.
+        extended: the strategies in which the long model reads, not the source.
+        lengths: of all texts, in tokens.
     """
 
-    def __init__(
-        self,
-        metric: Figures,
-        within: Within,
-        results: dict[str, Lines],
-        source_length: int,
-        reach: int,
-        groups: Sequence[str] = (),
-    ):
-        self.metric, self.within, self.results, self.source_length, self.reach = (
-            metric,
-            within,
-            results,
-            source_length,
-            reach,
-        )
-        self.groups = groups
+    metric: Figures
+    within: Within
+    results: dict[str, Lines]
+    source_length: int
+    reach: int
+    groups: Sequence[str] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    extended: Collection[str] = ()
+    lengths: Sequence[int] = ()
+    differences: dict[tuple[str, str], tuple[float, tuple[float, float]]] = field(default_factory=dict, init=False)
+
+    @property
+    def first(self) -> str:
+        """The strategy that the others are compared with."""
+        return next(iter(self.results))
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Any]]:
         """For every strategy, all figures of the tables."""
-        return {name: self._figures(lines) for name, lines in self.results.items()}
+        return {name: self._figures(name, lines) for name, lines in self.results.items()}
 
-    def _figures(self, lines: Lines) -> dict[str, Any]:
-        first = next(iter(self.results.values()))
-        found, truth = ([line[key] for line in lines] for key in ("prediction", "reference"))
+    def difference(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
+        """What one strategy is better by than another, and its interval; computed once."""
+        if (name, other) not in self.differences:
+            self.differences[name, other] = difference(self.metric, self.results[name], self.results[other])
+        return self.differences[name, other]
+
+    def _figures(self, name: str, lines: Lines) -> dict[str, Any]:
+        found, truth = column(lines, "prediction"), column(lines, "reference")
         figures: dict[str, Any] = {
             **score(self.metric, lines),
-            "interval": interval_of(self.metric, found, truth),
+            "interval": interval_of(self.metric, found, truth, column(lines, "id")),
             "predictions": len(lines),
             "by_position": self._by_position(
                 lines, position_buckets(max(self.reach, self.source_length + 1), self.source_length)
@@ -78,9 +106,14 @@ class Report:
         if self.groups:
             parts = {group: [line for line in lines if line["group"] == group] for group in self.groups}
             figures["by_group"] = self._parts(parts)
-        if lines is not first:
-            ours = [line["prediction"] for line in first]
-            figures["first_is_better_by"] = interval_of_difference(self.metric, ours, found, truth)
+        if name != self.first:
+            figures["first_is_better_by"] = self.difference(self.first, name)[1]
+        if by_class := self.metric.by_class(found, truth, class_names(lines)):
+            figures["by_class"] = by_class
+        if confusion := self.metric.confusion(found, truth, class_names(lines)):
+            figures["confusion"] = confusion
+        if name in self.costs:
+            figures["cost"] = vars(self.costs[name])
         return figures
 
     def _by_position(self, lines: Lines, edges: list[tuple[int, int]]) -> dict[str, dict[str, Any]]:
@@ -96,38 +129,89 @@ class Report:
             if part
         }
 
-    def to_markdown(self) -> str:
-        """A row for each strategy, over all folds and seeds; a second table where it is known what decides."""
-        figures, primary = self.figures, self.metric.primary
-        first = next(iter(figures))
+    def to_markdown(self, in_words: str = "") -> str:
+        """A row for each strategy, over all folds and seeds, and below it `in_words`; then what it cost, and tables
+        by group, by position where it is known what decides, and by class."""
+        parts = [self._overview(), in_words, self._costs(), *self._by_part(), *self._by_class()]
+        return "\n\n".join(part for part in parts if part)
+
+    def _overview(self) -> str:
+        figures, primary, first = self.figures, self.metric.primary, self.first
         others = [name for name in self.metric.figures if name != primary]
         titles = [f"{primary} (95 % interval)", *others, "predictions"]
         if len(figures) > 1:
             titles.append(f"{first} is better by (95 % interval, paired)")
+        sign = 1 if self.metric.greater_is_better else -1
         rows = {}
         for name, row in figures.items():
-            cells = [_with_interval(row[primary], row["interval"])]
+            cells = [with_interval(row[primary], row["interval"])]
             cells += [*(f"{row[other]:.3f}" for other in others), str(row["predictions"])]
             if len(figures) > 1:
-                better = figures[first][primary] - row[primary]
-                cells.append("" if name == first else _with_interval(better, row["first_is_better_by"], "+"))
+                better = sign * (figures[first][primary] - row[primary])
+                cells.append("" if name == first else with_interval(better, row["first_is_better_by"], "+"))
             rows[name] = cells
-        tables = [_table(titles, rows)]
+        return table(titles, rows)
+
+    def _costs(self) -> str:
+        return "What it cost:\n\n" + table(TITLES, cost_rows(self.costs)) if self.costs else ""
+
+    def _by_part(self) -> list[str]:
+        figures, primary = self.figures, self.metric.primary
+        tables = []
         for key, what in (
             ("by_group", "group"),
             ("by_position", "the token that decides, question or [CLS] counted"),
         ):
-            parts = figures[first].get(key)
+            parts = figures[self.first].get(key)
             if parts:
                 titles = [f"{title} ({part['predictions']})" for title, part in parts.items()]
                 rows = {name: [f"{part[primary]:.3f}" for part in row[key].values()] for name, row in figures.items()}
-                tables += [f"{primary} by {what} (predictions in brackets):", _table(titles, rows)]
-        return "\n\n".join(tables)
+                tables += [f"{primary} by {what} (predictions in brackets):", table(titles, rows)]
+        return tables
 
-    def save(self, folder: str | Path) -> None:
-        """Write results.md, results.json and, where it is known what decides, by_position.png into `folder`."""
-        Path(folder, "results.md").write_text(self.to_markdown() + "\n", "utf-8")
-        Path(folder, "results.json").write_text(json.dumps(self.figures, indent=2) + "\n", "utf-8")
+    def _by_class(self) -> list[str]:
+        """Precision, recall and F1 of the most frequent classes, and the first strategy's confusion matrix."""
+        first = self.figures[self.first]
+        if "by_class" not in first:
+            return []
+        shown = shown_classes(first["by_class"])
+        of = {name: row["by_class"] for name, row in self.figures.items()}
+        rows = {label: [_by_class_cell(each.get(label)) for each in of.values()] for label in shown}
+        rest = {name: [label for label in each if label not in shown] for name, each in of.items()}
+        said = ""
+        if any(rest.values()):
+            said = f"; the {len(shown)} most frequent classes and the others together, all of them in results.json"
+            rows[f"{max(map(len, rest.values()))} others"] = [
+                _by_class_cell(summed_up(each, rest[name])) for name, each in of.items()
+            ]
+        support = [str(first["by_class"][label]["support"]) for label in shown]
+        support += [str(summed_up(first["by_class"], rest[self.first])["support"])] if any(rest.values()) else []
+        rows = {label: [count, *cells] for (label, cells), count in zip(rows.items(), support, strict=True)}
+        titles = [f"By class: {', '.join(FIGURES[:3])}{said}:", table(["support", *of], rows)]
+        if "confusion" in first:
+            matrix = folded(first["confusion"], shown)
+            counts = {label: [*map(str, row)] for label, row in zip(matrix["labels"], matrix["matrix"], strict=True)}
+            titles += [
+                f"What {self.first} takes for what (true classes down, predicted ones across):",
+                table(matrix["labels"], counts),
+            ]
+        return titles
+
+    def save(self, folder: str | Path, in_words: str = "") -> None:
+        """Write results.md, results.json and the pictures into `folder`: lengths.png and, where it is known what
+        decides, by_position.png."""
+        figures = {name: dict(row) for name, row in self.figures.items()}
+        if in_words:
+            figures[self.first]["verdict"] = in_words
+        Path(folder, "results.md").write_text(self.to_markdown(in_words) + "\n", "utf-8")
+        Path(folder, "results.json").write_text(strict_json(figures), "utf-8")
+        self._draw_by_position(Path(folder, "by_position.png"))
+        if self.lengths:
+            from ..plots import plot_lengths
+
+            plot_lengths(self.lengths, self.source_length, self.reach, Path(folder, "lengths.png"))
+
+    def _draw_by_position(self, file: Path) -> None:
         step = max(64, self.reach // 16)
         bins = [(start, start + step) for start in range(0, self.reach, step)]
         drawn = {}
@@ -142,17 +226,17 @@ class Report:
             from ..plots import plot_by_position
 
             title = f"{self.metric.primary} by the token that decides, over {step} tokens"
-            plot_by_position(drawn, self.source_length, self.reach, title, Path(folder, "by_position.png"))
+            plot_by_position(drawn, self.source_length, self.reach, title, file)
 
 
-def _with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
-    low, high = interval
-    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+def class_names(lines: Lines) -> list[str]:
+    """The labels in the order of their numbers, as a classifier's `scores` name them; none where they do not."""
+    scores = lines[0].get("scores") if lines else None
+    return [*scores] if isinstance(scores, dict) else []
 
 
-def _table(titles: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
+def _by_class_cell(row: dict[str, Any] | None) -> str:
+    return " / ".join(f"{row[name]:.3f}" for name in FIGURES[:3]) if row else ""
 
 
 def length_histogram(lengths: list[int], source_length: int) -> str:

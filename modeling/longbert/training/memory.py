@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -36,8 +37,20 @@ def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
     return "selective gradient checkpointing: attention is kept" if selective else "gradient checkpointing"
 
 
+def reset_peak_memory(device: torch.device) -> bool:
+    """Let `peak_memory` begin anew; False where the system cannot, and it goes on from the process's start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")  # Linux alone
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held on the device, or in all on a CPU."""
+    """The most bytes that this process has held on the device, or in all on a CPU, since `reset_peak_memory`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

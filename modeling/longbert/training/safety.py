@@ -47,6 +47,7 @@ class SafeTrainer(Trainer):
         self.losses: collections.deque[float] = collections.deque(maxlen=LOSSES_REMEMBERED)
         self.step_loss = 0.0
         self.step_documents: list[str] = []
+        self.tokens_read = 0  # by this process, without padding; the trainers of batches count them
         self.aside: Path | None = None
         self.add_callback(StopOnSigterm(self))
 

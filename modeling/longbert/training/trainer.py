@@ -57,7 +57,9 @@ class LongTrainer(SafeTrainer):
         batches, num_items_in_batch = super().get_batch_samples(*args)
         self.step_documents = sorted({name for batch in batches for name in batch.pop("documents")})
         for batch in batches:
-            self.meter.add(batch, batch.pop("text_lengths"))
+            text_lengths = batch.pop("text_lengths")
+            self.meter.add(batch, text_lengths)
+            self.tokens_read += sum(text_lengths)
         pairs = [len(batch["next_sentence_label"]) for batch in batches if "next_sentence_label" in batch]
         if pairs:
             number = self.accelerator.gather(torch.tensor(sum(pairs), device=self.args.device)).sum()

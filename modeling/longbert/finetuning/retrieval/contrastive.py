@@ -47,6 +47,7 @@ class EmbeddingTrainer(SafeTrainer, SentenceTransformerTrainer):
         """One optimizer step's micro-batches."""
         batches, number = super().get_batch_samples(*args)
         self.step_documents = sorted({name for batch in batches for name in batch.pop("documents")})
+        self.tokens_read += sum(int(batch[f"{kind}_attention_mask"].sum()) for batch in batches for kind in KINDS)
         return batches, number
 
 

@@ -4,6 +4,10 @@ The table has a row for each way: it reads the same documents in its own way and
 """
 
 import dataclasses
+import itertools
+import math
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,14 @@ from ...arguments import ModelArguments, described
 from ...data.features import FRAME
 from ...source import Source
 from ...training.freezing import select_parameters
-from ...training.memory import checkpoint_activations
+from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ...training.resuming import find_checkpoint
-from ..comparison import ComparisonArguments, Run, choosing_the_best, compare
+from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost
+from ..costs import Cost, RunMeter, memory_of
+from ..estimates import Estimate, StepTimer, evaluations_of
 from ..metrics import Figures, RetrievalMetric
 from ..report import Lines, Report, decided_within
-from ..strategies import Reader
+from ..strategies import Reader, Strategy
 from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator
 from .encoders import KINDS, WAYS, Reading, exchange_model, load_encoder, read
@@ -122,39 +128,64 @@ class Comparison:
     run_args: EmbeddingArguments
     args: SentenceTransformerTrainingArguments
     metric: Figures = field(default_factory=RetrievalMetric)
-    readings: dict[Any, Reading] = field(default_factory=dict)
+    readings: dict[Any, tuple[Reading, Cost]] = field(default_factory=dict)
 
     def run(self, row: Row) -> Run:
         """A row of the table."""
         folder = self._folder(row)
-        return Run(row.title, folder, row.trains, lambda: self._predictions(row, folder))
+        return Run(
+            row.title,
+            folder,
+            row.trains,
+            predict=lambda: self._predictions(row, folder),
+            estimate=lambda: self._estimate(row),
+        )
 
     def _folder(self, row: Row) -> Path:
         return Path(self.args.output_dir, row.strategy, row.train)
 
-    def _predictions(self, row: Row, folder: Path) -> Lines:
+    def _predictions(self, row: Row, folder: Path) -> tuple[Lines, Cost]:
         """Load, extend, train, save, read and rank."""
         way = WAYS[row.strategy]
         key = dataclasses.replace(way, nearest=False), row.train  # chunks are read once for their mean and their best
         if key not in self.readings:
-            encoder = self._encoder(row, folder)
-            self.readings[key] = read(encoder, self.test, way, self.args.per_device_eval_batch_size)
-        return self.test.lines(self.readings[key].similarities(way.nearest))
+            meter = RunMeter(self.args.device)
+            encoder = self._encoder(row, folder, meter)
+            start = time.perf_counter()
+            reading = read(encoder, self.test, way, self.args.per_device_eval_batch_size)
+            seconds = time.perf_counter() - start
+            self.readings[key] = reading, meter.cost(seconds, reading.tokens, len(self.test.documents))
+        reading, cost = self.readings[key]
+        return self.test.lines(reading.similarities(way.nearest)), cost
 
-    def _encoder(self, row: Row, folder: Path) -> SentenceTransformer:
+    def _encoder(self, row: Row, folder: Path, meter: RunMeter) -> SentenceTransformer:
         """The encoder of a row, trained and saved; chunks are read by the trained encoder of `long`."""
         set_seed(self.args.seed)
         way = WAYS[row.strategy]
         if row.trained and way.pooled:
-            return self._in_chunks(self._folder(Row("long", row.train)))
+            trained = self._folder(Row("long", row.train))
+            if cost := kept_cost(trained):
+                meter.measured = {name: getattr(cost, name) for name in ("training_seconds", "training_tokens")}
+            return self._in_chunks(trained)
+        encoder = self._untrained(row)
+        if row.trained:
+            checkpoint = find_checkpoint(str(folder), self.run_args.resume, may_rename=self.args.process_index == 0)
+            trainer = self._trainer(encoder, row, self._arguments(encoder, row, folder))
+            if self.run_args.early_stopping_patience:
+                trainer.add_callback(EarlyStoppingCallback(self.run_args.early_stopping_patience))
+            meter.train(trainer, checkpoint)
+            trainer.save_model(_internal_call=True)
+        elif way.extended and self.args.process_index == 0:
+            encoder.save_pretrained(str(folder))
+        return encoder
+
+    def _untrained(self, row: Row) -> SentenceTransformer:
+        """The source as a row's strategy reads with it."""
+        way = WAYS[row.strategy]
         encoder = load_encoder(self.source, self.args.prompts, str(self.args.device))
         reader = Reader.of(way, self.source, self.run_args.max_length)
         length = encoder.max_seq_length if way.as_shipped else reader.at_once
         exchange_model(encoder, self.source, self.source.config if way.extended else self.source.native, length)
-        if row.trained:
-            self._train(encoder, row, folder)
-        elif way.extended and self.args.process_index == 0:
-            encoder.save_pretrained(str(folder))
         return encoder
 
     def _in_chunks(self, trained: Path) -> SentenceTransformer:
@@ -163,7 +194,18 @@ class Comparison:
         encoder.max_seq_length = self.source.native.pretrained_positions
         return encoder
 
-    def _train(self, encoder: SentenceTransformer, row: Row, folder: Path) -> None:
+    def _trainer(
+        self,
+        encoder: SentenceTransformer,
+        row: Row,
+        args: SentenceTransformerTrainingArguments,
+        pairs: datasets.Dataset | None = None,
+    ) -> EmbeddingTrainer:
+        """The trainer of a row.
+
+        Args:
+            pairs: by default all.
+        """
         way = WAYS[row.strategy]
         if row.train == "positions":
             encoder.requires_grad_(False)  # other modules too may have weights
@@ -171,7 +213,6 @@ class Comparison:
         longest = min(max(self.pairs["length"]), encoder.max_seq_length)
         if longest >= self.run_args.checkpoint_from:
             checkpoint_activations(encoder[0].model, longest)
-        args = self._arguments(encoder, row, folder)
         offset = self.run_args.position_sampling == "offset" and way.extended
         loss = CachedMultipleNegativesRankingLoss(
             encoder, mini_batch_size=self.run_args.mini_batch_size, gather_across_devices=args.world_size > 1
@@ -179,11 +220,11 @@ class Comparison:
         evaluator = None
         if self.validation is not None:
             evaluator = RetrievalEvaluator(self.metric, self.validation, way, args.per_device_eval_batch_size)
-        trainer = EmbeddingTrainer(
+        return EmbeddingTrainer(
             model=encoder,
             args=args,
             # the sampler takes any value that two pairs share for a duplicate
-            train_dataset=self.pairs.remove_columns("length"),
+            train_dataset=(self.pairs if pairs is None else pairs).remove_columns("length"),
             data_collator=PairCollator(
                 encoder.preprocess, prompts=args.prompts, reach=encoder.max_seq_length if offset else None
             ),
@@ -191,10 +232,66 @@ class Comparison:
             evaluator=evaluator,
             max_loss_ratio=self.run_args.max_loss_ratio,
         )
-        if self.run_args.early_stopping_patience:
-            trainer.add_callback(EarlyStoppingCallback(self.run_args.early_stopping_patience))
-        trainer.train_or_stop(find_checkpoint(str(folder), self.run_args.resume, may_rename=args.process_index == 0))
-        trainer.save_model(_internal_call=True)
+
+    def _estimate(self, row: Row) -> Estimate:
+        """Two steps, where a row trains an encoder of its own, and a reading, of the longest documents."""
+        set_seed(self.args.seed)
+        args, way = self.args, WAYS[row.strategy]
+        reset_peak_memory(args.device)
+        encoder = self._untrained(row)
+        rate, tokens, evaluations = None, 0.0, 0
+        if row.trains:
+            rate = self._training_rate(encoder, row)
+            tokens, evaluations = self._training_tokens(encoder)
+        some = self._longest_documents(2 * args.per_device_eval_batch_size)
+        start = time.perf_counter()
+        tried = read(encoder, some, way, args.per_device_eval_batch_size).tokens
+        seconds = time.perf_counter() - start
+        return Estimate(
+            training_rate=rate,
+            training_tokens=tokens,
+            prediction_rate=tried / seconds,
+            evaluation_tokens=evaluations * (_tokens(self.validation, encoder, way) if self.validation else 0),
+            test_tokens=_tokens(self.test, encoder, way),
+            peak_memory=peak_memory(args.device),
+            memory_of=memory_of(args.device),
+        )
+
+    def _training_rate(self, encoder: SentenceTransformer, row: Row) -> float:
+        """Tokens a second of a step of the longest documents."""
+        with tempfile.TemporaryDirectory() as folder:
+            args = dataclasses.replace(
+                self._arguments(encoder, row, Path(folder)),
+                max_steps=2,
+                save_strategy="no",
+                eval_strategy="no",
+                load_best_model_at_end=False,
+                report_to="none",
+                push_to_hub=False,
+            )
+            trainer = self._trainer(encoder, row, args, _different(self.pairs, 2 * args.train_batch_size))
+            timer = StepTimer(trainer)
+            trainer.add_callback(timer)
+            trainer.train()
+        return timer.rate()
+
+    def _training_tokens(self, encoder: SentenceTransformer) -> tuple[float, int]:
+        """Tokens that one process reads in all steps, and how many evaluations there are."""
+        args = self.args
+        pairs_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps = math.ceil(args.num_train_epochs * len(self.pairs) / pairs_a_step)
+        steps = args.max_steps if args.max_steps > 0 else steps
+        queries = encoder.tokenizer(self.pairs["query"][:], verbose=False)["input_ids"]
+        lengths = itertools.chain(self.pairs["length"], map(len, queries))
+        read_of = (min(length, encoder.max_seq_length) for length in lengths)
+        tokens = sum(read_of) / len(self.pairs) * steps * pairs_a_step / args.world_size
+        by_epoch = math.floor(args.num_train_epochs) if args.eval_strategy == "epoch" else None
+        return tokens, evaluations_of(args, steps) if by_epoch is None else by_epoch
+
+    def _longest_documents(self, number: int) -> Retrieval:
+        """The longest of the test, and as many queries."""
+        documents = sorted(self.test.documents.items(), key=lambda item: -len(item[1].ids))
+        return Retrieval(dict(documents[:number]), self.test.queries[:number], self.test.groups)
 
     def _arguments(self, encoder: SentenceTransformer, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
         """One run's settings."""
@@ -209,6 +306,29 @@ class Comparison:
             changes["learning_rate"] = self.run_args.positions_learning_rate
         best = choosing_the_best(self.run_args, self.args, self.metric)
         return dataclasses.replace(self.args, **changes, **best)
+
+
+def _different(pairs: datasets.Dataset, number: int) -> datasets.Dataset:
+    """The pairs of the longest documents, no query or document twice."""
+    lengths = pairs["length"][:]
+    seen: set[str] = set()
+    chosen: list[int] = []
+    for place in sorted(range(len(pairs)), key=lambda place: -lengths[place]):
+        texts = {pairs[place]["query"], pairs[place]["document"]}
+        if not texts & seen:
+            seen |= texts
+            chosen.append(place)
+        if len(chosen) == number:
+            break
+    return pairs.select(chosen)
+
+
+def _tokens(retrieval: Retrieval, encoder: SentenceTransformer, way: Strategy) -> int:
+    """Tokens that are read of a test, prompts left out."""
+    size = encoder.max_seq_length - FRAME
+    pieces = [piece for document in retrieval.documents.values() for piece in way.read(document.ids, size)]
+    queries = [query.ids[:size] for query in retrieval.queries]
+    return sum(len(text) + FRAME for text in (*pieces, *queries))
 
 
 def run_embedding(
@@ -242,10 +362,22 @@ def run_embedding(
     comparison = Comparison(source, test, pairs, validation, run_args, args)
     reach = max(Reader.of(WAYS[row.strategy], source, run_args.max_length).at_once for row in rows)
 
-    def report(results: dict[str, Lines]) -> Report:
-        return Report(comparison.metric, decided_within, results, source_length, reach, test.groups)
-
     lengths = [len(document.ids) + FRAME for document in test.documents.values()]
+    extended = [row.title for row in rows if WAYS[row.strategy].extended]
+
+    def report(results: dict[str, Lines], costs: dict[str, Cost]) -> Report:
+        return Report(
+            comparison.metric,
+            decided_within,
+            results,
+            source_length,
+            reach,
+            test.groups,
+            costs,
+            extended,
+            lengths,
+        )
+
     runs = [comparison.run(row) for row in rows]
     compare(runs, report, lengths, source_length, run_args, args, model_args, retrieval_args)
 

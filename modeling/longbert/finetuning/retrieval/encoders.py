@@ -76,11 +76,13 @@ class Reading:
         queries: `[queries, hidden_size]`.
         pieces: `[pieces, hidden_size]`, of all documents one after the other.
         owner: `[pieces]`, the number of the document that a piece is of.
+        tokens: that were read for all of them.
     """
 
     queries: torch.Tensor
     pieces: torch.Tensor
     owner: torch.Tensor
+    tokens: int = 0
 
     def similarities(self, nearest: bool) -> torch.Tensor:
         """Cosines `[queries, documents]`: of the nearest piece, or of the mean of all."""
@@ -105,7 +107,13 @@ def read(encoder: SentenceTransformer, retrieval: Retrieval, way: Strategy, batc
     queries = [[query.ids[: sizes["query"]]] for query in retrieval.queries]
     documents = [way.read(document.ids, sizes["document"]) for document in retrieval.documents.values()]
     owner = torch.arange(len(documents)).repeat_interleave(torch.tensor([len(pieces) for pieces in documents]))
-    return Reading(vectors("query", queries), vectors("document", documents), owner)
+    tokens = sum(
+        len(prompts[kind]) + FRAME + len(piece)
+        for kind, texts in (("query", queries), ("document", documents))
+        for pieces in texts
+        for piece in pieces
+    )
+    return Reading(vectors("query", queries), vectors("document", documents), owner, tokens)
 
 
 @torch.no_grad()

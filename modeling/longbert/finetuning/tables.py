@@ -1,0 +1,36 @@
+"""Markdown tables, and json that every reader takes."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table whose rows begin with their names."""
+    lines = [f"| | {' | '.join(map(_cell, titles))} |", f"|---|{'---|' * len(titles)}"]
+    return "\n".join([*lines, *(f"| {_cell(name)} | {' | '.join(cells)} |" for name, cells in rows.items())])
+
+
+def _cell(text: str) -> str:
+    """A name in one cell, whatever a user has called a label."""
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
+    """A figure with its interval in brackets."""
+    low, high = interval
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def strict_json(value: Any) -> str:
+    """JSON that has null where a number is not finite: NaN is no JSON, and many readers stop at it."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
