@@ -58,7 +58,7 @@ def predict_texts(
     Raises:
         ValueError: an empty text, or a model that is not fine-tuned for a task that reads a text alone.
     """
-    predictor = _predictor(model, tokenizer, question)
+    predictor = predictor_of(model, tokenizer, question)
     reach = model.config.max_position_embeddings
     reader = Reader(STRATEGIES["long"], reach, reach)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -73,7 +73,14 @@ def predict_texts(
             yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
 
 
-def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None) -> Predictor:
+def predictor_of(
+    model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None = None
+) -> Predictor:
+    """How a model is applied to texts, by its class.
+
+    Raises:
+        ValueError: it is not fine-tuned for a task that reads a text alone, or a question is missing.
+    """
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     if isinstance(model, LongBertForSequenceClassification):
         return _classifying(tokenizer, labels, model.config.problem_type or "single_label_classification")
@@ -84,7 +91,7 @@ def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBas
             raise ValueError("a question-answering model needs a question: --question '...'")
         return _answering(tokenizer, question)
     raise ValueError(
-        f"predict needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
+        f"this needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
         f"{type(model).__name__}"
     )
 
