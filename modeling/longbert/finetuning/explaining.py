@@ -30,6 +30,7 @@ from ..data.batches import Key
 from ..data.documents import load_documents
 from ..data.features import FRAME, PAIR_FRAME, framed
 from ..modeling_longbert import LongBertPreTrainedModel
+from .labels import REGRESSION, SINGLE
 from .pieces import Outputs, PieceCollator, Row, read_rows
 from .predicting import predictor_of
 from .strategies import STRATEGIES, Reader
@@ -259,7 +260,7 @@ class _Subject(ABC):
 class _Classified(_Subject):
     def __init__(self, task: Classification, example: Row, text: str, spans: list[Range], at_once: int):
         self.kind = task.problem_type
-        self.unit = "value" if task.problem_type == "regression" else "log-odds"
+        self.unit = "value" if task.problem_type == REGRESSION else "log-odds"
         self.task, self.example, self.text, self.spans, self.tokenizer = task, example, text, spans, task.tokenizer
         self.read = min(len(spans), at_once - FRAME)
         self.reader = Reader(STRATEGIES["long"], at_once, at_once)
@@ -273,7 +274,7 @@ class _Classified(_Subject):
         labels = self.task.labels
         if label is not None and label not in labels:
             raise ValueError(f"this model has no label {label!r}: it has {', '.join(labels)}")
-        first_alone = self.task.problem_type == "regression"
+        first_alone = self.task.problem_type == REGRESSION
         best = 0 if first_alone else int(outputs["logits"].argmax(-1))
         self.number = best if label is None else labels.index(label)
         self.explained = labels[self.number]
@@ -416,7 +417,7 @@ def log_odds(logits: torch.Tensor, problem_type: str) -> list[float]:
     Odds tell two passages apart where both leave the probability at 0.999.
     """
     precise = logits.double()
-    if problem_type != "single_label_classification" or len(precise) == 1:
+    if problem_type != SINGLE or len(precise) == 1:
         return precise.tolist()
     others = precise.repeat(len(precise), 1)
     others.fill_diagonal_(-math.inf)
@@ -609,25 +610,23 @@ def _subject(
         )
     if not tokenizer.is_fast:
         raise ValueError(f"explain needs a tokenizer that says where its tokens stand, got {type(tokenizer).__name__}")
-    examples = datasets.Dataset.from_list([{"id": name, **predictor.example(text)}])
-    (example,) = task.tokenize(examples, reach)
-    if isinstance(task, QuestionAnswering):
-        if label is not None:
-            raise ValueError("a question-answering model has no labels: leave --label out")
-        spans = token_spans(text, example["begins"], example["ends"])
-        _refuse_no_tokens(name, spans)
-        return _Answered(task, example, text, spans, reach)
-    if question is not None:
+    asked = isinstance(task, QuestionAnswering)
+    if asked and label is not None:
+        raise ValueError("a question-answering model has no labels: leave --label out")
+    if not asked and question is not None:
         raise ValueError("a classifier answers no questions: leave --question out")
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    spans = token_spans(text, [begin for begin, _ in offsets], [end for _, end in offsets])
-    _refuse_no_tokens(name, spans)
-    return _Classified(task, example, text, spans, reach)
-
-
-def _refuse_no_tokens(name: str, spans: list[Range]) -> None:
+    (example,) = task.tokenize(datasets.Dataset.from_list([{"id": name, **predictor.example(text)}]), reach)
+    if isinstance(task, QuestionAnswering):
+        begins, ends = example["begins"], example["ends"]
+    else:
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        begins, ends = ([span[side] for span in found["offset_mapping"]] for side in (0, 1))
+    spans = token_spans(text, begins, ends)
     if not spans:
         raise ValueError(f"{name} has nothing that the tokenizer can read")
+    if isinstance(task, QuestionAnswering):
+        return _Answered(task, example, text, spans, reach)
+    return _Classified(task, example, text, spans, reach)
 
 
 class _Reading:
