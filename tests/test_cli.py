@@ -175,7 +175,7 @@ def commands() -> dict:
 
 
 def test_every_option_of_every_command_has_a_help_text():
-    assert len(commands()) == 9
+    assert len(commands()) == 10
     for name, command in commands().items():
         for action in command._actions:
             assert action.help, (name, action.dest)

@@ -77,6 +77,8 @@ ORDER = [
     "finetuning.retrieval.contrastive",
     "finetuning.retrieval.embedding",
     "finetuning.predicting",
+    "finetuning.explaining",
+    "finetuning.page",
     "cli",
     "__main__",
 ]

@@ -1,9 +1,11 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | bake | push | predict`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | bake | push | predict |
+explain`."""
 
 import argparse
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -300,13 +302,87 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ending_in(suffix: str) -> Callable[[str], Path]:
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"{text} must end in {suffix}")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"there is no folder {path.parent} to write {path.name} into")
+        return path
+
+    return parse
+
+
+def add_explain(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "explain", help="which passages of a text decided what a fine-tuned model says of it"
+    )
+    command.add_argument("model", help=MODEL)
+    command.add_argument("file", help="a file as of predict, with one text or more; - for one text on stdin")
+    command.add_argument("--question", help="what a question-answering model is asked")
+    command.add_argument("--label", help="explain this label (default: the one with the highest score)")
+    command.add_argument(
+        "--out", type=_ending_in(".html"), help="the page to write, one .html file that needs no other"
+    )
+    command.add_argument("--json", type=_ending_in(".json"), help="the .json file to write the figures to")
+    command.add_argument(
+        "--passage-tokens", type=int, default=96, help="tokens of a passage at most: fewer say more and cost more"
+    )
+    command.add_argument("--row", type=int, help="which text of a file with several, from 0 on")
+    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
+    command.set_defaults(run=run_explain)
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    import datasets
+
+    from .finetuning.explaining import explain, in_words, one_text
+    from .finetuning.page import render
+    from .source import load_whole
+
+    datasets.disable_progress_bars()
+    if arguments.file == "-":
+        name, text = "stdin", sys.stdin.read()
+    else:
+        name, text = one_text(arguments.file, arguments.text_column, arguments.row)
+    model, tokenizer = load_whole(arguments.model)
+    explained = explain(
+        model,
+        tokenizer,
+        text,
+        name,
+        question=arguments.question,
+        label=arguments.label,
+        passage_tokens=arguments.passage_tokens,
+    )
+    print("\n".join(in_words(explained)))
+    if arguments.json:
+        arguments.json.write_text(explained.to_json(), "utf-8")
+        print(f"figures written to {arguments.json}")
+    if arguments.out:
+        arguments.out.write_text(render(explained), "utf-8")
+        print(f"page written to {arguments.out}")
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
     parser.add_argument("--version", action="version", version=f"longbert {version('longbert')}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    added = (add_extend, add_inspect, add_plot, add_evaluate, add_train, add_finetune, add_bake, add_push, add_predict)
-    for add in added:
+    for add in (
+        add_extend,
+        add_inspect,
+        add_plot,
+        add_evaluate,
+        add_train,
+        add_finetune,
+        add_bake,
+        add_push,
+        add_predict,
+        add_explain,
+    ):
         add(commands)
     return parser
 

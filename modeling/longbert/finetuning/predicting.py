@@ -60,7 +60,7 @@ def predict_texts(
     Raises:
         ValueError: an empty text, or a model that is not fine-tuned for a task that reads a text alone.
     """
-    predictor = _predictor(model, tokenizer, question)
+    predictor = predictor_of(model, tokenizer, question)
     reach = model.config.max_position_embeddings
     reader = Reader(STRATEGIES["long"], reach, reach)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -75,7 +75,14 @@ def predict_texts(
             yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
 
 
-def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None) -> Predictor:
+def predictor_of(
+    model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None = None
+) -> Predictor:
+    """How a model is applied to texts, by its class.
+
+    Raises:
+        ValueError: it is not fine-tuned for a task that reads a text alone, or a question is missing.
+    """
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     settings = model.config.task_settings or {}
     if isinstance(model, LongBertForSequenceClassification):
@@ -87,7 +94,7 @@ def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBas
             raise ValueError("a question-answering model needs a question: --question '...'")
         return _answering(tokenizer, question, settings)
     raise ValueError(
-        f"predict needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
+        f"this needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
         f"{type(model).__name__}"
     )
 
