@@ -147,7 +147,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .data.documents import load_documents, split_held_out
+    from .data.documents import load_documents
+    from .data.held_out import split_held_out
     from .proof import Prover
     from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
     from .source import find_source, load_for_pretraining, load_tokenizer

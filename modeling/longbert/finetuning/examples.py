@@ -10,10 +10,10 @@ import datasets
 
 from ..arguments import described
 from ..configuration_longbert import LongBertConfig
-from ..data.documents import BUILDERS
 from ..folders import resolve_path
 
 
+BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 SPLITS = ("train", "validation", "test")
 
 
@@ -53,7 +53,7 @@ def read_examples(path: str, columns: dict[str, str | None]) -> datasets.Dataset
         dataset = datasets.load_from_disk(path)
     else:
         builder = BUILDERS.get(Path(path).suffix)
-        if builder in (None, "text"):
+        if builder is None:
             raise ValueError(f"{path}: examples come from .csv, .json(l) or .parquet files, or a saved dataset")
         dataset = datasets.load_dataset(builder, data_files=path, split="train")
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
