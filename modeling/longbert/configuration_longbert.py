@@ -61,6 +61,8 @@ class LongBertConfig(BertConfig):
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
         extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
+        task_settings: how a fine-tuned model's texts were read and its answers chosen, for `longbert predict`; the
+            model itself does not look at them.
         zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
 
     Raises:
@@ -81,6 +83,7 @@ class LongBertConfig(BertConfig):
     full_attention_layers: list[int] | None = None
     classifier_pooling: Literal["cls", "mean"] = "cls"
     extended_from: str | None = None
+    task_settings: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.pretrained_positions == 0:

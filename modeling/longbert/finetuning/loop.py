@@ -16,9 +16,9 @@ from ..training.freezing import select_parameters
 from ..training.memory import checkpoint_activations
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
-from .comparison import ComparisonArguments, Run, compare
-from .examples import Split
+from .comparison import ComparisonArguments, Run, choosing_the_best, compare
 from .report import Lines, Report, score
+from .splits import Split
 from .strategies import STRATEGIES, Reader
 from .tasks.task import Task
 
@@ -64,7 +64,7 @@ def run_task(
     task.accept(readers)
     at_once = min(reader.at_once for reader in readers.values())
     splits = [split.map(lambda examples: task.tokenize(examples, at_once)) for split in splits]
-    finetuning = Finetuning(task, source, run_args, args)
+    finetuning = Finetuning(task, source, run_args, args, choosing_the_best(run_args, args, task.metric))
     runs = [
         finetuning.run(name, reader, split, seed)
         for name, reader in readers.items()
@@ -83,12 +83,17 @@ def run_task(
 
 @dataclass
 class Finetuning:
-    """A task, what it is trained from, and how."""
+    """A task, what it is trained from, and how.
+
+    Args:
+        best: what chooses the best checkpoint.
+    """
 
     task: Task
     source: Source
     run_args: FinetuningArguments
     args: TrainingArguments
+    best: dict[str, Any]
 
     def run(self, name: str, reader: Reader, split: Split, seed: int) -> Run:
         """One strategy on one split with one seed."""
@@ -109,7 +114,7 @@ class Finetuning:
         plan = _plan(task.rows(split.train, reader, train=True), task.collator(reader), args, reader.at_once, seed)
         trainer = LongTrainer(
             model=model,
-            args=_run_arguments(args, plan, seed, folder, task.metric.primary),
+            args=_run_arguments(args, plan, seed, folder, self.best),
             train_dataset=plan,
             processing_class=task.tokenizer,
             compute_loss_func=task.loss,
@@ -137,7 +142,7 @@ def _plan(
 
 
 def _run_arguments(
-    args: TrainingArguments, plan: TrainingPlan, seed: int, folder: Path, primary: str
+    args: TrainingArguments, plan: TrainingPlan, seed: int, folder: Path, best: dict[str, Any]
 ) -> TrainingArguments:
     """One run's settings; what is asked for once an epoch is done every so many steps, as a plan is one long epoch."""
     changes: dict[str, Any] = {"output_dir": str(folder), "max_steps": plan.steps, "seed": seed}
@@ -146,6 +151,4 @@ def _run_arguments(
     for kind in ("eval", "save", "logging"):
         if getattr(args, f"{kind}_strategy") == "epoch":
             changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": epoch}
-    if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):
-        changes |= {"metric_for_best_model": primary, "greater_is_better": True}
-    return dataclasses.replace(args, **changes)
+    return dataclasses.replace(args, **changes, **best)

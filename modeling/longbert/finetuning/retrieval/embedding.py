@@ -20,7 +20,7 @@ from ...source import Source
 from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations
 from ...training.resuming import find_checkpoint
-from ..comparison import ComparisonArguments, Run, compare
+from ..comparison import ComparisonArguments, Run, choosing_the_best, compare
 from ..metrics import Figures, RetrievalMetric
 from ..report import Lines, Report, decided_within
 from ..strategies import Reader
@@ -207,9 +207,8 @@ class Comparison:
         }
         if row.train == "positions" and self.run_args.positions_learning_rate is not None:
             changes["learning_rate"] = self.run_args.positions_learning_rate
-        if self.args.load_best_model_at_end and self.args.metric_for_best_model in (None, "loss"):
-            changes |= {"metric_for_best_model": self.metric.primary, "greater_is_better": True}
-        return dataclasses.replace(self.args, **changes)
+        best = choosing_the_best(self.run_args, self.args, self.metric)
+        return dataclasses.replace(self.args, **changes, **best)
 
 
 def run_embedding(
@@ -229,6 +228,7 @@ def run_embedding(
     """
     rows = run_args.rows()
     _refuse_settings(model_args, args)
+    choosing_the_best(run_args, args, RetrievalMetric())
     source = Source.of(model_args)
     source_length = source.native.pretrained_positions
     encoder = load_encoder(source)
