@@ -9,7 +9,18 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from ..arguments import FileArguments
-from .files import SAMPLE, TABLES, find_files, is_missing, kind_of, read_records, read_text, refuse_rows
+from .files import (
+    SAMPLE,
+    TABLES,
+    MissingColumnError,
+    Record,
+    find_files,
+    is_missing,
+    kind_of,
+    read_records,
+    read_text,
+    refuse_rows,
+)
 from .parts import PART, in_parts, parse_separator, separated
 
 
@@ -58,7 +69,7 @@ def load_documents(
     """
     settings = settings or FileArguments()
     pattern = parse_separator(separator) if separator else None
-    options = {
+    options: dict[str, Any] = {
         "files": _versions(paths),
         "column": text_column,
         "encoding": settings.encoding,
@@ -67,7 +78,7 @@ def load_documents(
         "size": part_size,
     }
     documents = _streamed(options) if streaming else _cached({**options, "read_as": READ_AS})
-    survey = Survey.of(_facts(options) if streaming else _rows_of(documents))
+    survey = Survey.of(read_documents(**options) if streaming else _rows_of(documents))
     if pattern and not survey.separated:
         raise ValueError(f"no line of {', '.join(paths)} matches document_separator {separator!r}")
     if not settings.skip_empty:
@@ -148,7 +159,7 @@ def _texts(file: Path, column: str, settings: FileArguments) -> Iterator[tuple[s
     if file.is_file() and kind_of(file, KINDS) == TEXT:
         yield str(file), read_text(file, settings, SAMPLE)
         return
-    for record in read_records(file, [column], settings):
+    for record in _records(file, column, settings):
         text = record.values[column]
         text = "" if is_missing(text) else text
         if not isinstance(text, str):
@@ -156,8 +167,11 @@ def _texts(file: Path, column: str, settings: FileArguments) -> Iterator[tuple[s
         yield record.place, [text]
 
 
-def _facts(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    return read_documents(**options)
+def _records(file: Path, column: str, settings: FileArguments) -> Iterator[Record]:
+    try:
+        yield from read_records(file, [column], settings)
+    except MissingColumnError as error:
+        raise ValueError(f"{error}: set text_column") from error
 
 
 def _rows_of(documents: datasets.Dataset) -> Iterator[dict[str, Any]]:

@@ -87,7 +87,7 @@ def unspaced_share(tokens: Documents, tokenizer: PreTrainedTokenizerBase) -> flo
     Of a stream, its first documents are looked at.
     """
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    unspaced = np.array([is_unspaced(piece) for piece in pieces])
+    unspaced = np.array([is_unspaced(piece.removeprefix(CONTINUES)) for piece in pieces])
     found, total = 0, 0
     rows = itertools.islice(tokens, 100) if isinstance(tokens, datasets.IterableDataset) else _ids(tokens)
     for row in rows:

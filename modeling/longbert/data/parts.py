@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from .words import UNSPACED
+from .words import is_unspaced
 
 
 PART = 1 << 20  # characters that are read and tokenized at once
@@ -139,4 +139,4 @@ def _is_apart(before: str, after: str) -> bool:
 
 def _in_word(text: str, place: int) -> bool:
     around = text[place - 1 : place + 1]
-    return all(each.isalnum() and not UNSPACED.match(each) for each in around)
+    return all(each.isalnum() and not is_unspaced(each) for each in around)

@@ -1,24 +1,26 @@
 """Words: those of scripts that write no spaces between them are found by a segmenter that the user names."""
 
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 
 # letters of scripts without spaces between words: Han, kana, bopomofo, Thai, Lao, Tibetan, Burmese, Khmer
 UNSPACED_LETTERS = (
-    "\u3005-\u3007\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u2e80-\u2fdf\u3005-\u3007\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0f40-\u0fbc\u1000-\u103f\u1780-\u17d3"
 )
 UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
+SINGLE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")  # always a piece of its own
 CONTINUES = "##"  # WordPiece's mark of a piece that continues a word
 
-Segmenter = Callable[[str], Iterable[str]]
 
-
-def load_segmenter(name: str) -> Segmenter:
-    """The function of a package that divides a text into words.
+@dataclass(frozen=True)
+class Segmenter:
+    """The function of a package that divides a text into words; it travels to loader workers by its name.
 
     Args:
         name: `package:function`, such as pythainlp.tokenize:word_tokenize; without a function, its `cut`.
@@ -26,6 +28,19 @@ def load_segmenter(name: str) -> Segmenter:
     Raises:
         ValueError: the package is not installed, or has no such function.
     """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        _find(self.name)
+
+    def __call__(self, text: str) -> Iterable[str]:
+        """The words of a text, in order."""
+        return _find(self.name)(text)
+
+
+@functools.cache
+def _find(name: str) -> Callable[[str], Iterable[str]]:
     module, _, function = name.partition(":")
     try:
         found = importlib.import_module(module)
@@ -40,12 +55,12 @@ def load_segmenter(name: str) -> Segmenter:
     return segmenter
 
 
-def is_unspaced(piece: str) -> bool:
-    """Whether a piece of a vocabulary begins with a letter of a script without spaces."""
-    return bool(UNSPACED.match(piece.removeprefix(CONTINUES)))
+def is_unspaced(text: str) -> bool:
+    """Whether a text begins with a letter of a script without spaces."""
+    return bool(UNSPACED.match(text))
 
 
-def continues_word(pieces: Sequence[str], segmenter: Segmenter | None = None) -> list[bool]:
+def continues_word(pieces: Sequence[str], segmenter: Callable[[str], Iterable[str]] | None = None) -> list[bool]:
     """Whether each WordPiece of a text belongs to the same word as the one before.
 
     The words of scripts without spaces are the segmenter's: ## says nothing there, for Chinese letters stand alone
@@ -57,21 +72,23 @@ def continues_word(pieces: Sequence[str], segmenter: Segmenter | None = None) ->
     marked = [piece.startswith(CONTINUES) for piece in pieces]
     if segmenter is None:
         return marked
-    unspaced = [is_unspaced(piece) for piece in pieces]
+    letters = [piece.removeprefix(CONTINUES) for piece in pieces]
+    unspaced = [is_unspaced(each) for each in letters]
     text, starts = "", []
-    for piece, is_word, continues in zip(pieces, unspaced, marked, strict=True):
-        # what stands between two such letters, a comma or an English word, also divides words
-        text += "" if is_word or continues else " "
+    for piece, is_word, continues in zip(letters, unspaced, marked, strict=True):
+        # a comma or an English word divides words, and so did a blank, which shows where no Han letter stands alone
+        if not is_word or not (continues or SINGLE.match(piece) or SINGLE.match(text[-1:])):
+            text += " "
         starts.append(len(text))
-        text += piece.removeprefix(CONTINUES) if is_word else "."
+        text += piece if is_word else ""
     begins = {*_word_starts(text, segmenter)}
     return [
-        index > 0 and (unspaced[index - 1] and start not in begins if unspaced[index] else marked[index])
-        for index, start in enumerate(starts)
+        index > 0 and (unspaced[index - 1] and start not in begins if is_word else continues)
+        for index, (start, is_word, continues) in enumerate(zip(starts, unspaced, marked, strict=True))
     ]
 
 
-def _word_starts(text: str, segmenter: Segmenter) -> Iterator[int]:
+def _word_starts(text: str, segmenter: Callable[[str], Iterable[str]]) -> Iterator[int]:
     """Where the words of a segmenter begin in a text; it may leave out blanks."""
     place = 0
     for word in segmenter(text):

@@ -16,7 +16,7 @@ from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents
 from ..data.masking import RowMasker, TokenMasker, unspaced_share
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
-from ..data.words import load_segmenter
+from ..data.words import Segmenter
 from ..folders import damage, refuse_occupied
 from ..proof import Prover
 from ..source import PretrainingModel, Source
@@ -60,7 +60,7 @@ def make_mask(tokens: Documents, tokenizer: PreTrainedTokenizerBase, data_args: 
     Raises:
         ValueError: whole words are to be masked, and nothing tells the words of these texts.
     """
-    segmenter = load_segmenter(data_args.word_segmenter) if data_args.word_segmenter else None
+    segmenter = Segmenter(data_args.word_segmenter) if data_args.word_segmenter else None
     mask = TokenMasker(tokenizer, data_args.mlm_probability, data_args.whole_word_mask, segmenter)
     share = unspaced_share(tokens, tokenizer) if data_args.whole_word_mask else 0.0
     if share >= UNSPACED_SHARE and segmenter is None:
