@@ -9,10 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from processes import PRELOADED
+from processes import PRELOADED, ROOT
 
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling" / "longbert"
 # each module may import those before it
 ORDER = [

@@ -197,7 +197,7 @@ def _any(names: dict[str, Any], start: str) -> bool:
 
 
 def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
-    """The source's tokenizer, told the model's reach.
+    """The source's tokenizer, with the model's reach as its `model_max_length`.
 
     Raises:
         ValueError: it has no vocabulary of its own, or one that the model has too few word vectors for.
@@ -323,7 +323,7 @@ class Source:
         return [str(self.native.id2label[number]) for number in range(self.native.num_labels)]
 
     def refuse_longer(self, run_args: PretrainingArguments) -> None:
-        """Raise `ValueError` for rows that the model cannot reach to the end of, as it is or as it will be."""
+        """Raise `ValueError` if rows would be longer than the model reaches, before or after it is extended."""
         max_seq_length = run_args.max_seq_length
         if max_seq_length > self.config.max_position_embeddings:
             raise ValueError(

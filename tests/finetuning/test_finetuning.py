@@ -12,7 +12,7 @@ import evaluate
 import numpy as np
 import pytest
 import yaml
-from processes import SignalAtStep, run
+from processes import ROOT, SignalAtStep, run
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
@@ -37,9 +37,6 @@ from longbert.finetuning.tasks.classification import ClassificationArguments, re
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments, read_questions
 from longbert.finetuning.tasks.token_classification import TokenClassificationArguments
-
-
-ROOT = Path(__file__).parents[1]
 
 
 def finetune(script: str, file: Path, *overrides: str) -> tuple[int, str]:

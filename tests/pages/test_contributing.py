@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import LONG, TINY, N, assert_close, assert_equal, auto_class, batch, every_head, extended, outputs
+from processes import ROOT
 from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 
 from longbert import POSITION_INITS, POSITION_TYPES, LongBertConfig, LongBertModel
@@ -22,7 +23,7 @@ from longbert.finetuning.tasks.task import Task
 from longbert.source import Source
 
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 SECTIONS = re.findall(r"^## Add a (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 REGISTRIES = (POSITION_TYPES, POSITION_INITS, FAMILIES, STRATEGIES)
 KERNELS = (AttentionInterface, AttentionMaskInterface)
