@@ -15,7 +15,8 @@ from longbert.arguments import (
     in_one_line,
     parse_config,
 )
-from longbert.data.documents import load_documents, split_held_out
+from longbert.data.documents import load_documents
+from longbert.data.held_out import split_held_out
 from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
 from longbert.publishing import command_line, push_run, write_card
@@ -39,9 +40,15 @@ def main(argv: list[str]) -> None:
     checkpoint = open_output(args, run_args, model_args, data_args)
     set_seed(args.seed)
 
-    documents = load_documents(data_args.data, data_args.text_column, data_args.streaming)
+    documents = load_documents(
+        data_args.data,
+        data_args.text_column,
+        data_args.streaming,
+        settings=data_args,
+        separator=data_args.document_separator,
+    )
     training, held_out = split_held_out(documents, data_args.held_out_every, data_args.proof_documents)
-    tokens = tokenize_for(training, source.tokenizer, run_args)
+    tokens = tokenize_for(training, source.tokenizer, data_args, run_args)
     prover = Prover(
         held_out,
         source.tokenizer,

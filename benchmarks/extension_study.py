@@ -32,7 +32,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArgumen
 from longbert import LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.batches import TrainingPlan
-from longbert.data.documents import load_documents, split_held_out
+from longbert.data.documents import load_documents
+from longbert.data.held_out import split_held_out
 from longbert.folders import resolve_path
 from longbert.proof import Cutter, MaskedDocument, Piece, Prover, Scores, cutter, framed_piece, score
 from longbert.source import PretrainingModel, Source, load_for_pretraining

@@ -124,7 +124,16 @@ class DataArguments(FileArguments):
     data: list[str] = described([], "files, globs or folders of documents; package://name/... works too")
     text_column: str = described("text", "column of the documents in json, parquet and csv files")
     streaming: bool = described(False, "read documents as they are needed, for corpora larger than the disk cache")
-    held_out_every: int = described(10, "k: documents 0, k, 2k, ... are held out from training; the proof reads them")
+    document_separator: str | None = described(
+        None,
+        "divides one text into documents: line, empty-line, or a regular expression of headings, such as ^CHAPTER, "
+        "each of which begins a document",
+    )
+    held_out_every: int = described(
+        10,
+        "k: documents 0, k, 2k, ... are held out from training; the proof reads them. Fewer than k documents are "
+        "divided into pieces, of which the same are held out",
+    )
     packing: bool = described(False, "put several short documents into one row; they do not see each other")
     stride: int = described(0, "tokens that each row of a long document repeats from the row before")
     short_seq_probability: float | None = described(
@@ -132,12 +141,19 @@ class DataArguments(FileArguments):
     )
     mlm_probability: float = described(0.15, "share of tokens to predict")
     whole_word_mask: bool = described(False, "mask whole words: all word pieces of a word or none")
+    word_segmenter: str | None = described(
+        None,
+        "finds words where a script writes no spaces, for whole_word_mask: a package with a function cut, such as "
+        "rjieba for Chinese, or package:function, such as pythainlp.tokenize:word_tokenize",
+    )
     proof_documents: int = described(64, "the most held-out texts that the proof reads")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.data:
             raise ValueError("data must name at least one file, glob or folder of documents")
+        if self.word_segmenter and not self.whole_word_mask:
+            raise ValueError("word_segmenter is for whole_word_mask: true")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}")
         if not 0 <= (self.short_seq_probability or 0) < 1:

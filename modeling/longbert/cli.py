@@ -2,6 +2,7 @@
 explain`."""
 
 import argparse
+import contextlib
 import json
 import runpy
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from .arguments import FULL, USER_ERRORS, in_one_line, parse_window
+from .arguments import FULL, USER_ERRORS, FileArguments, in_one_line, parse_window
 from .configuration_longbert import LongBertConfig
 from .extending import RECIPES
 from .folders import scripts_folder
@@ -138,13 +139,25 @@ def run_plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_file_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
+    command.add_argument("--encoding", help="of text files, such as cp1252 or gb18030 (default: UTF-8)")
+    command.add_argument("--delimiter", help="of csv files (default: the one that gives the column)")
+    command.add_argument("--skip-empty", action="store_true", help="leave out empty texts, and count them")
+
+
+def _file_settings(arguments: argparse.Namespace) -> FileArguments:
+    return FileArguments(encoding=arguments.encoding, delimiter=arguments.delimiter, skip_empty=arguments.skip_empty)
+
+
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("evaluate", help="MLM loss by position, compared with the source reading chunks")
     command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
     command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
-    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
+    _add_file_options(command)
+    command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(
         "--held-out-every", type=int, help="k: read only documents 0, k, 2k, ..., which train.py holds out"
     )
@@ -158,7 +171,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .data.documents import load_documents, split_held_out
+    from .data.documents import load_documents
+    from .data.held_out import split_held_out
     from .proof import Prover
     from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
     from .source import find_source, load_for_pretraining, load_tokenizer
@@ -168,7 +182,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     path = find_source(arguments.model)
     config = LongBertConfig.from_pretrained(path)
     tokenizer = load_tokenizer(path, config)
-    documents = load_documents(arguments.data, arguments.text_column)
+    documents = load_documents(
+        arguments.data,
+        arguments.text_column,
+        settings=_file_settings(arguments),
+        separator=arguments.document_separator,
+    )
     if arguments.held_out_every:
         _, documents = split_held_out(documents, arguments.held_out_every)
     prover = Prover(
@@ -278,7 +297,7 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
     command.add_argument("model", help=MODEL)
     command.add_argument("data", nargs="+", help="files, globs, folders; - reads one text from stdin")
-    command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
+    _add_file_options(command)
     command.add_argument("--question", help="what a question-answering model is asked of every text")
     command.set_defaults(run=run_predict)
 
@@ -295,7 +314,9 @@ def run_predict(arguments: argparse.Namespace) -> int:
     if arguments.data == ["-"]:
         texts = [("stdin", sys.stdin.read())]
     else:
-        loaded = load_documents(arguments.data, arguments.text_column)
+        with contextlib.redirect_stdout(sys.stderr):  # what is said of files is no line of json
+            settings = _file_settings(arguments)
+            loaded = load_documents(arguments.data, arguments.text_column, settings=settings, part_size=None)
         texts = list(zip(loaded["document"], loaded["text"], strict=True))
     for line in predict_texts(model, tokenizer, texts, arguments.question):
         print(json.dumps(line, ensure_ascii=False), flush=True)

@@ -100,7 +100,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
         ("mlm_probability=2", "mlm_probability must lie between 0 and 1"),
         ("native_length_schedule=[[1.0,512]]", "rows of native_length_schedule must have 4 to 256 tokens"),
         ("position_type=rotary", "position_type must be one of"),
-        ("data=[nowhere/*.txt]", "no documents at nowhere"),
+        ("data=[nowhere/*.txt]", "there is no file at nowhere"),
         ("max_steps", "overrides are key=value"),
     ],
 )

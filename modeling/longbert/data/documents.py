@@ -1,91 +1,206 @@
-"""Documents: read from files, folders and packages, named, and split into those to train on and those held out."""
+"""Documents: read from files, folders and packages, named, checked, and long ones in parts."""
 
-import glob
-import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
-from ..folders import resolve_path
+from ..arguments import FileArguments
+from .files import (
+    SAMPLE,
+    TABLES,
+    MissingColumnError,
+    Record,
+    find_files,
+    is_missing,
+    kind_of,
+    read_records,
+    read_text,
+    refuse_rows,
+)
+from .parts import PART, in_parts, parse_separator, separated
 
 
-BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+TEXT = "text"
+KINDS = {".txt": TEXT, ".md": TEXT, **TABLES}
+FEATURES = datasets.Features(
+    {
+        "text": datasets.Value("large_string"),
+        "document": datasets.Value("string"),
+        "part": datasets.Value("int64"),
+        "characters": datasets.Value("int64"),
+        "number": datasets.Value("int32"),
+    }
+)
+READ_AS = 1  # raise it when files are read otherwise, so that no cache of the old way is used
 
 Documents: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
-def load_documents(paths: list[str], text_column: str = "text", streaming: bool = False) -> Documents:
+def load_documents(
+    paths: list[str],
+    text_column: str = "text",
+    streaming: bool = False,
+    *,
+    settings: FileArguments | None = None,
+    separator: str | None = None,
+    part_size: int | None = PART,
+) -> Documents:
     """Read documents, one a text file or one a row, in sorted order of their files.
 
     Args:
-        paths: files, globs or folders of .txt, .json(l), .parquet or .csv; a folder written by
+        paths: files, globs or folders of .txt, .md, .csv, .tsv, .json(l) or .parquet, also .gz; a folder written by
             `datasets.save_to_disk`; or any of these inside a package, `package://name/...`.
-        streaming: read them while they are used, and write no cache: for corpora larger than the disk.
+        streaming: read them while they are used, and write no cache: for corpora larger than the disk. They are read
+            once before, to find what cannot be used.
+        settings: encoding, delimiter, and whether empty documents may be left out.
+        separator: `line`, `empty-line` or a regular expression of headings, which makes documents of one text.
+        part_size: characters of the parts that longer documents are read in; None for whole documents.
 
     Returns:
-        The columns `text` and `document`, its name for messages.
+        The columns `text`; `document`, its name for messages; `part`, its number in the document; `characters`.
 
     Raises:
-        ValueError: nothing found, several kinds of file, no such column, or a document that is not a text; the last
-            only once it is reached where `streaming`.
+        ValueError: nothing found; a file that is not what its name says; no such column; a document that is empty or
+            not a text; a separator that separates nothing.
     """
-    return datasets.concatenate_datasets([_read(resolve_path(path), text_column, streaming) for path in paths])
+    settings = settings or FileArguments()
+    pattern = parse_separator(separator) if separator else None
+    options: dict[str, Any] = {
+        "files": _versions(paths),
+        "column": text_column,
+        "encoding": settings.encoding,
+        "delimiter": settings.delimiter,
+        "separator": separator,
+        "size": part_size,
+    }
+    documents = _streamed(options) if streaming else _cached({**options, "read_as": READ_AS})
+    survey = Survey.of(read_documents(**options) if streaming else _rows_of(documents))
+    if pattern and not survey.separated:
+        raise ValueError(f"no line of {', '.join(paths)} matches document_separator {separator!r}")
+    if not settings.skip_empty:
+        refuse_rows(survey.empty, "no text")
+    elif survey.empty:
+        print(f"{len(survey.empty):,} empty documents are left out: {_some(survey.empty)}")
+        documents = documents.filter(lambda characters: characters > 0, input_columns=["characters"])
+    if not survey.documents:
+        raise ValueError(f"all documents of {', '.join(paths)} are empty")
+    if streaming:
+        print(f"a stream of {survey.documents:,} documents of {survey.characters:,} characters, all read once")
+    return documents.remove_columns(["number"])
 
 
-def _read(path: str, text_column: str, streaming: bool) -> Documents:
-    files: list[str] = []
-    if Path(path, "state.json").exists():
-        dataset = datasets.load_from_disk(path)
-        dataset = dataset.to_iterable_dataset() if streaming else dataset
-    else:
-        found = _files(path)
-        suffixes = {Path(file).suffix for file in found}
-        if len(suffixes) != 1:
-            raise ValueError(f"{path} mixes {sorted(suffixes)}: name one kind of file, for example '{path}/*.txt'")
-        builder = BUILDERS[suffixes.pop()]
-        files = found if builder == "text" else []
-        options: dict[str, Any] = {"sample_by": "document"} if files else {}
-        dataset = datasets.load_dataset(builder, data_files=found, split="train", streaming=streaming, **options)
-    columns = dataset.column_names or list(next(iter(dataset)))
-    if text_column not in columns:
-        raise ValueError(f"{path} has columns {columns}, not {text_column!r}: set text_column")
-
-    def name(texts: list[Any], indices: list[int]) -> dict[str, list[str]]:
-        names = [files[index] if files else f"{path} #{index}" for index in indices]
-        for title, text in zip(names, texts, strict=True):
-            if not isinstance(text, str):
-                raise ValueError(f"document {title} has {type(text).__name__} in column {text_column!r}, not text")
-        return {"text": texts, "document": names}
-
-    return dataset.map(name, with_indices=True, batched=True, input_columns=[text_column], remove_columns=columns)
+def _some(names: list[str]) -> str:
+    return "; ".join(names[:5]) + (f"; and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
-def _files(path: str) -> list[str]:
-    pattern = str(Path(path, "**", "*")) if Path(path).is_dir() else path
-    files = sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).suffix in BUILDERS)
-    if not files:
-        raise ValueError(f"no documents at {path}: expected {', '.join(BUILDERS)} files or a saved dataset")
-    return files
+def _versions(paths: list[str]) -> tuple[tuple[str, int, int], ...]:
+    """Every file once, with its size and time of change, so that a file that changed is read anew."""
+    files: dict[Path, Path] = {}
+    for path in paths:
+        for file in find_files(path, KINDS):
+            if file.resolve() in files:
+                print(f"{file} is named more than once, and read once")
+            files.setdefault(file.resolve(), file)
+    return tuple(_version(file) for file in files.values())
 
 
-def split_held_out(documents: Documents, every: int, at_most: int | None = None) -> tuple[Documents, datasets.Dataset]:
-    """Training and held-out documents: number 0, `every`, 2 `every`, ... are held out.
+def _version(file: Path) -> tuple[str, int, int]:
+    states = [each.stat() for each in (sorted(file.iterdir()) if file.is_dir() else [file])]
+    return str(file), sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
-    Args:
-        at_most: the most held-out documents of a stream that are kept in memory.
-    """
-    if isinstance(documents, datasets.IterableDataset):
-        if every < 2:
-            raise ValueError(f"held_out_every must be at least 2, got {every}")
-        held_out = documents.filter(lambda _, index: index % every == 0, with_indices=True)
-        training = documents.filter(lambda _, index: index % every > 0, with_indices=True)
-        return training, datasets.Dataset.from_list(list(itertools.islice(held_out, at_most)))
-    if not 2 <= every <= len(documents):
-        raise ValueError(
-            f"held_out_every must lie between 2 and the {len(documents)} documents there are, got {every}"
+
+def _cached(options: dict[str, Any]) -> datasets.Dataset:
+    try:
+        # a part may have a million characters: not a thousand are held before they are written
+        return datasets.Dataset.from_generator(
+            read_documents, features=FEATURES, gen_kwargs=options, writer_batch_size=64
         )
-    return (
-        documents.select([index for index in range(len(documents)) if index % every]),
-        documents.select(range(0, len(documents), every)),
-    )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from None
+        raise
+
+
+def _streamed(options: dict[str, Any]) -> datasets.IterableDataset:
+    return datasets.IterableDataset.from_generator(read_documents, features=FEATURES, gen_kwargs=options)
+
+
+def read_documents(
+    files: tuple[tuple[str, int, int], ...],
+    column: str,
+    encoding: str | None,
+    delimiter: str | None,
+    separator: str | None,
+    size: int | None,
+    read_as: int = READ_AS,
+) -> Iterator[dict[str, Any]]:
+    """The parts of all documents, in order; an empty document is one part of no characters."""
+    settings = FileArguments(encoding=encoding, delimiter=delimiter)
+    for file, *_ in files:
+        for place, pieces in _texts(Path(file), column, settings):
+            for number, document in separated(pieces, separator):
+                for part, text in enumerate(in_parts(document, size)):
+                    text = "" if part == 0 and not text.strip() else text
+                    yield {
+                        "text": text,
+                        "document": f"{place} #{number}" if number else place,
+                        "part": part,
+                        "characters": len(text),
+                        "number": number,
+                    }
+
+
+def _texts(file: Path, column: str, settings: FileArguments) -> Iterator[tuple[str, Iterable[str]]]:
+    """The texts of a file, each with its place and in pieces."""
+    if file.is_file() and kind_of(file, KINDS) == TEXT:
+        yield str(file), read_text(file, settings, SAMPLE)
+        return
+    for record in _records(file, column, settings):
+        text = record.values[column]
+        text = "" if is_missing(text) else text
+        if not isinstance(text, str):
+            raise ValueError(f"{record.place} has {type(text).__name__} in column {column!r}, not text")
+        yield record.place, [text]
+
+
+def _records(file: Path, column: str, settings: FileArguments) -> Iterator[Record]:
+    try:
+        yield from read_records(file, [column], settings)
+    except MissingColumnError as error:
+        raise ValueError(f"{error}: set text_column") from error
+
+
+def _rows_of(documents: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """All but the texts."""
+    facts = documents.select_columns(["document", "part", "characters", "number"])
+    for batch in facts.iter(batch_size=10_000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+@dataclass
+class Survey:
+    """What was read: documents that hold a text, their characters, names of the empty ones, and whether any text was
+    separated."""
+
+    documents: int = 0
+    characters: int = 0
+    separated: bool = False
+    empty: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> "Survey":
+        """Of rows as `read_documents` gives them."""
+        survey = cls()
+        for row in rows:
+            survey.characters += row["characters"]
+            survey.separated |= row["number"] > 0
+            if row["part"] == 0 and row["characters"]:
+                survey.documents += 1
+            elif row["part"] == 0:
+                survey.empty.append(row["document"])
+        return survey

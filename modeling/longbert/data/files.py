@@ -83,7 +83,8 @@ def kind_of(file: str | Path, kinds: dict[str, str] = TABLES) -> str | None:
 def find_files(path: str, kinds: dict[str, str] = TABLES) -> list[Path]:
     """The files that a path names, sorted: the path itself, what a folder holds, or what a glob matches.
 
-    A name that exists is taken as it is, whatever brackets are in it. What else a folder holds is printed.
+    A name that exists is taken as it is, whatever brackets are in it. What else a folder holds is printed, and so is
+    what is read where that is of several kinds.
 
     Args:
         path: may also lead into a package, `package://name/...`.
@@ -97,23 +98,38 @@ def find_files(path: str, kinds: dict[str, str] = TABLES) -> list[Path]:
     if (place / "dataset_dict.json").exists():
         splits = json.loads((place / "dataset_dict.json").read_text("utf-8"))["splits"]
         raise ValueError(f"{path} holds the splits {', '.join(splits)}: name one, such as {place / splits[0]}")
-    if (place / "state.json").exists():
-        return [place]
-    if place.is_dir():
-        found = sorted(file for file in place.rglob("*") if file.is_file() and not _is_hidden(file, place))
-    elif place.exists():
-        found = [place]
+    if place.exists():
+        found = _held_by(place)
     else:
-        found = sorted(Path(file) for file in glob.glob(path, recursive=True) if Path(file).is_file())
-    read = [file for file in found if kind_of(file, kinds)]
+        found = sorted({file for match in glob.glob(path, recursive=True) for file in _held_by(Path(match))})
+    read = [file for file in found if file.is_dir() or kind_of(file, kinds)]
     if not read:
         what = f"none of the {len(found)} files at {path} is read" if found else f"there is no file at {path}"
         raise ValueError(f"{what}: expected {', '.join(kinds)} (also .gz), or a folder written by datasets")
-    if len(read) < len(found):
-        others = Counter(file.suffix or file.name for file in found if not kind_of(file, kinds))
-        counted = ", ".join(f"{number} {ending}" for ending, number in sorted(others.items()))
-        print(f"{path}: {len(read)} files are read, {counted} are not")
+    others = [file for file in found if file not in read]
+    if others or len({kind_of(file, kinds) for file in read}) > 1:
+        print(f"{path}: {_counted(read)} are read" + (f", {_counted(others)} are not" if others else ""))
     return read
+
+
+def _held_by(place: Path) -> list[Path]:
+    """The files of a folder and of those in it, but for hidden ones, sorted; saved datasets as their folders."""
+    if place.is_file() or (place / "state.json").exists():
+        return [place]
+    saved = {state.parent for state in place.rglob("state.json") if (state.parent / "dataset_info.json").exists()}
+    files = (file for file in place.rglob("*") if file.is_file() and saved.isdisjoint(file.parents))
+    return sorted(file for file in (*files, *saved) if not _is_hidden(file, place))
+
+
+def _counted(files: list[Path]) -> str:
+    """How many files there are of each ending."""
+    endings = Counter(
+        "saved dataset"
+        if file.is_dir()
+        else "".join(Path(file.name.lower()).suffixes[-2 if file.suffix.lower() == ".gz" else -1 :]) or file.name
+        for file in files
+    )
+    return ", ".join(f"{number} {ending}" for ending, number in sorted(endings.items()))
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
@@ -152,10 +168,15 @@ def open_text(file: Path, settings: FileArguments) -> io.TextIOWrapper:
     Line ends stay as they are.
     """
     stream = _open_bytes(file)
-    start = stream.read(4)
+    start = stream.read(SAMPLE)
     stream.seek(0)
     marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
-    return io.TextIOWrapper(stream, settings.encoding or marked, newline="")
+    encoding = codecs.lookup(settings.encoding).name if settings.encoding else marked
+    encoding = marked if encoding == "utf-8" else encoding  # which may have a mark all the same
+    if b"\0" in start and not encoding.startswith(("utf-16", "utf-32")):
+        stream.close()
+        raise ValueError(f"{file} holds bytes of 0, as no text in {encoding} does: is it in utf-16? set encoding")
+    return io.TextIOWrapper(stream, encoding, newline="")
 
 
 def _open_bytes(file: Path) -> BinaryIO:

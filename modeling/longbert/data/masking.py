@@ -1,15 +1,21 @@
 """Features: rows masked, framed and given positions. What is drawn for a row depends on its key and nothing else."""
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import datasets
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from .documents import Documents
 from .features import FRAME, Features, collate, framed, framed_labels
+from .words import CONTINUES, Segmenter, continues_word, is_unspaced
 
 
 def generator_for(*key: Any) -> torch.Generator:
@@ -26,37 +32,74 @@ class TokenMasker:
 
     Args:
         whole_word_mask: choose all the word pieces of a word or none.
+        segmenter: finds the words of scripts that write no spaces between them.
 
     Raises:
         ValueError: `whole_word_mask` with a tokenizer whose word pieces are not marked by ##.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float, whole_word_mask: bool = False):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        mlm_probability: float,
+        whole_word_mask: bool = False,
+        segmenter: Segmenter | None = None,
+    ):
         self.mlm_probability = mlm_probability
         self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
-        self.continues_word: torch.Tensor | None = None
+        self.segmenter = segmenter
+        self.pieces: list[str] = []
         if whole_word_mask:
-            pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-            self.continues_word = torch.tensor([piece.startswith("##") for piece in pieces])
-            if not self.continues_word.any():
+            self.pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+            # a vocabulary of Chinese letters may have no piece that continues a word
+            if segmenter is None and not any(piece.startswith(CONTINUES) for piece in self.pieces):
                 raise ValueError("whole_word_mask needs a WordPiece tokenizer, whose vocabulary marks pieces by ##")
             # whole words are chosen here, and transformers' collator only replaces what was chosen
             self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=1.0)
 
-    def __call__(self, input_ids: list[int], *key: Any) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """Masked ids and labels, both `[len(input_ids)]`; no id is treated as special."""
+    def __call__(
+        self, input_ids: list[int], *key: Any, second: int | None = None
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """Masked ids and labels, both `[len(input_ids)]`; no id is treated as special.
+
+        Args:
+            second: where the second text of a pair begins, and with it a word.
+        """
         self.collator.generator = generator_for(*key)
-        row = torch.tensor([input_ids])
-        masked, labels = self.collator.torch_mask_tokens(row, special_tokens_mask=self._hidden(row))
+        hidden = self._hidden(input_ids, second)[None]
+        masked, labels = self.collator.torch_mask_tokens(torch.tensor([input_ids]), special_tokens_mask=hidden)
         return masked[0], labels[0]
 
-    def _hidden(self, row: torch.LongTensor) -> torch.LongTensor:
-        """1 at tokens that the collator must leave alone."""
-        if self.continues_word is None:
-            return torch.zeros_like(row)
-        words = (~self.continues_word[row]).cumsum(-1)
+    def _hidden(self, input_ids: list[int], second: int | None) -> torch.LongTensor:
+        """1 at tokens that the collator must leave alone, `[tokens]`."""
+        if not self.pieces:
+            return torch.zeros(len(input_ids), dtype=torch.long)
+        continues = torch.tensor(continues_word([self.pieces[index] for index in input_ids], self.segmenter))
+        continues[0 if second is None else second] = False
+        words = (~continues).cumsum(-1)
         chosen = torch.rand(int(words.max()) + 1, generator=self.collator.generator) < self.mlm_probability
         return (~chosen[words]).long()
+
+
+def unspaced_share(tokens: Documents, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of tokens that belong to scripts without spaces, in which ## marks no words.
+
+    Of a stream, its first documents are looked at.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    unspaced = np.array([is_unspaced(piece.removeprefix(CONTINUES)) for piece in pieces])
+    found, total = 0, 0
+    rows = itertools.islice(tokens, 100) if isinstance(tokens, datasets.IterableDataset) else _ids(tokens)
+    for row in rows:
+        ids = np.asarray(row["input_ids"])
+        found += int(unspaced[ids].sum())
+        total += len(ids)
+    return found / max(1, total)
+
+
+def _ids(tokens: datasets.Dataset) -> Iterator[dict[str, np.ndarray]]:
+    for batch in tokens.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=100):
+        yield {"input_ids": pc.list_flatten(batch["input_ids"].combine_chunks()).to_numpy()}
 
 
 @dataclass
@@ -85,7 +128,7 @@ class RowMasker:
 
     def _text(self, input_ids: list[int], second: int | None, *key: Any) -> Features:
         """One text masked and framed, or the pair whose second sentence begins at `second`."""
-        masked, labels = (tensor.tolist() for tensor in self.mask(input_ids, *key))
+        masked, labels = (tensor.tolist() for tensor in self.mask(input_ids, *key, second=second))
         parts = [slice(None)] if second is None else [slice(second), slice(second, None)]
         features = framed(self.tokenizer, *(masked[part] for part in parts))
         features["labels"] = framed_labels(*(labels[part] for part in parts))

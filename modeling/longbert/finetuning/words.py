@@ -3,22 +3,8 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from ..data.words import is_unspaced
 
-# scripts written without spaces between words: (first, last character)
-WITHOUT_SPACES = (
-    ("\u0e00", "\u0eff"),  # Thai, Lao
-    ("\u1000", "\u109f"),  # Burmese
-    ("\u1780", "\u17ff"),  # Khmer
-    ("\u2e80", "\u2fdf"),  # Han radicals
-    ("\u3005", "\u3007"),
-    ("\u3040", "\u30ff"),  # Hiragana, Katakana
-    ("\u31f0", "\u31ff"),
-    ("\u3400", "\u4dbf"),  # Han
-    ("\u4e00", "\u9fff"),
-    ("\uf900", "\ufaff"),
-    ("\uff66", "\uff9f"),
-    ("\U00020000", "\U000323af"),
-)
 
 Span = tuple[int, int]
 
@@ -30,10 +16,6 @@ def _is_mark(character: str) -> bool:
 
 def _in_word(character: str) -> bool:
     return character == "_" or unicodedata.category(character)[0] in "LN"
-
-
-def _stands_alone(character: str) -> bool:
-    return any(first <= character <= last for first, last in WITHOUT_SPACES)
 
 
 def at_spaces(text: str) -> list[Span]:
@@ -51,7 +33,7 @@ def at_characters(text: str) -> list[Span]:
     return _spans(
         text,
         lambda before, character: (
-            _in_word(before) and _in_word(character) and not _stands_alone(before) and not _stands_alone(character)
+            _in_word(before) and _in_word(character) and not is_unspaced(before) and not is_unspaced(character)
         ),
     )
 
@@ -104,7 +86,7 @@ def _found(split: Callable[[str], list[Span]], words: Sequence[str]) -> int:
     text, spans, end = "", set(), 0
     for word in words:
         # a space between words, but not between characters of scripts that have none
-        apart = text and not (_stands_alone(text[-1]) and word and _stands_alone(word[0]))
+        apart = text and not (is_unspaced(text[-1]) and word and is_unspaced(word[0]))
         start = end + int(bool(apart))
         text += (" " if apart else "") + word
         end = start + len(word)

@@ -14,8 +14,9 @@ from transformers.utils import logging
 from ..arguments import DataArguments, PretrainingArguments, write_config
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents
-from ..data.masking import RowMasker, TokenMasker
+from ..data.masking import RowMasker, TokenMasker, unspaced_share
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
+from ..data.words import Segmenter
 from ..folders import damage, refuse_occupied
 from ..proof import Prover
 from ..source import PretrainingModel, Source
@@ -25,6 +26,8 @@ from .trainer import LongTrainer
 
 
 logger = logging.get_logger(__name__)
+
+UNSPACED_SHARE = 0.01  # of tokens: fewer are names and quotations in a text of another script
 
 
 def open_output(args: TrainingArguments, run_args: PretrainingArguments, *others: Any) -> str | None:
@@ -45,10 +48,28 @@ def open_output(args: TrainingArguments, run_args: PretrainingArguments, *others
 
 
 def tokenize_for(
-    documents: Documents, tokenizer: PreTrainedTokenizerBase, run_args: PretrainingArguments
+    documents: Documents, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, run_args: PretrainingArguments
 ) -> Documents:
     """Tokens, with sentence boundaries where the objective needs them."""
-    return tokenize(documents, tokenizer, sentences=run_args.objective != "mlm")
+    return tokenize(documents, tokenizer, run_args.objective != "mlm", data_args.skip_empty)
+
+
+def make_mask(tokens: Documents, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments) -> TokenMasker:
+    """What masks the tokens of a run.
+
+    Raises:
+        ValueError: whole words are to be masked, and nothing tells the words of these texts.
+    """
+    segmenter = Segmenter(data_args.word_segmenter) if data_args.word_segmenter else None
+    mask = TokenMasker(tokenizer, data_args.mlm_probability, data_args.whole_word_mask, segmenter)
+    share = unspaced_share(tokens, tokenizer) if data_args.whole_word_mask else 0.0
+    if share >= UNSPACED_SHARE and segmenter is None:
+        raise ValueError(
+            f"whole_word_mask: {share:.1%} of the tokens belong to scripts that write no spaces, where ## marks no "
+            "words: set word_segmenter, such as rjieba for Chinese (pip install 'longbert[chinese]'), or "
+            "whole_word_mask: false"
+        )
+    return mask
 
 
 def make_plan(
@@ -62,7 +83,7 @@ def make_plan(
 
     A step has `per_device_train_batch_size` rows of `max_seq_length`, or as many tokens in shorter rows.
     """
-    mask = TokenMasker(source.tokenizer, data_args.mlm_probability, data_args.whole_word_mask)
+    mask = make_mask(tokens, source.tokenizer, data_args)
     reach = source.config.max_position_embeddings if run_args.position_sampling == "offset" else None
     masker = RowMasker(source.tokenizer, mask, data_args.packing, reach)
     short = data_args.short_seq_probability
@@ -80,7 +101,7 @@ def make_plan(
         rows = make_rows(tokens, settings)
         batch_size = args.per_device_train_batch_size * run_args.max_seq_length // length
         if isinstance(rows, datasets.Dataset) and args.process_index == 0:
-            print(RowCount.of(tokens, rows, length))
+            print(RowCount.of(tokens, rows, settings))
         if args.max_steps > 0:
             steps = share * args.max_steps
         elif isinstance(rows, datasets.Dataset):
