@@ -213,8 +213,9 @@ def _wrong_encoding(file: Path, encoding: str) -> str:
                 sample = piece
                 break
             line += piece.count(b"\n")
-    matches = [match.encoding for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY_ENCODINGS)]
-    likely = sorted(matches, key=LEGACY_ENCODINGS.index)[:3]
+    guesses = charset_normalizer.from_bytes(sample, cp_isolation=LEGACY_ENCODINGS)
+    matches = {name for guess in guesses for name in guess.could_be_from_charset}
+    likely = [name for name in LEGACY_ENCODINGS if name in matches][:3]
     advice = f"it may be in {' or '.join(likely)}: set encoding" if likely else "set encoding"
     return f"{file}, line {line} is not in {encoding}; {advice}, or save the file in UTF-8"
 
