@@ -117,6 +117,8 @@ BAD = {
         "a.csv, line 3 is not in utf-8",
     ),
     "binary": ("a.txt", b"%PDF\0\0\1", "a.txt holds bytes of 0"),
+    "bytes of 0": ("a.txt", b"a" * 100_000 + b"\0", "a.txt holds bytes of 0"),
+    "half a character": ("a.jsonl", b'{"text": "a\\ud800"}\n', "a.jsonl, line 1 holds half a character"),
     "broken jsonl": ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON"),
     "no column": ("a.csv", b"body,id\nx,1\n", "not 'text': set text_column"),
     "a number": ("a.jsonl", b'{"text": 1}\n', "a.jsonl, line 1 has int in column 'text', not text"),
@@ -231,3 +233,10 @@ def test_a_long_line_is_read_in_parts(streaming, tmp_path):
     assert [row["part"] for row in rows] == [*range(len(rows))]
     assert all(len(row["text"]) <= 5000 and row["text"].endswith(". ") for row in rows)
     assert len({row["document"] for row in rows}) == 1
+
+
+def test_a_link_to_nothing_is_not_passed_over(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(FileNotFoundError, match="b.txt"):
+        load_documents([str(tmp_path)])
