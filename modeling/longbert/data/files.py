@@ -117,8 +117,13 @@ def _held_by(place: Path) -> list[Path]:
     if place.is_file() or (place / "state.json").exists():
         return [place]
     saved = {state.parent for state in place.rglob("state.json") if (state.parent / "dataset_info.json").exists()}
-    files = (file for file in place.rglob("*") if file.is_file() and saved.isdisjoint(file.parents))
+    files = (file for file in place.rglob("*") if _is_meant(file) and saved.isdisjoint(file.parents))
     return sorted(file for file in (*files, *saved) if not _is_hidden(file, place))
+
+
+def _is_meant(file: Path) -> bool:
+    """Whether somebody put a file there, or a link to one, be it gone."""
+    return file.is_file() or not file.exists()
 
 
 def _counted(files: list[Path]) -> str:
