@@ -9,10 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from processes import PRELOADED
+from processes import PRELOADED, ROOT
 
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling" / "longbert"
 # each module may import those before it
 ORDER = [
@@ -51,8 +50,13 @@ ORDER = [
     "training.freezing",
     "training.sequence_parallel",
     "training.pretraining",
+    "finetuning.labels",
+    "finetuning.entities",
+    "finetuning.words",
+    "finetuning.answers",
     "finetuning.examples",
     "finetuning.classes",
+    "finetuning.splits",
     "finetuning.metrics",
     "finetuning.tables",
     "finetuning.costs",

@@ -181,7 +181,7 @@ class ErrorMetric(RegressionMetric):
 
     primary = "error"
     figures = {"error": lambda truth, found: float(np.mean((np.array(truth) - np.array(found)) ** 2))}
-    greater_is_better = False
+    lower_is_better = frozenset({"error"})
 
     def resampling(self, predictions, references):
         errors = (np.array(predictions) - np.array(references)) ** 2

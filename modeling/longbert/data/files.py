@@ -52,6 +52,14 @@ SAMPLE = 1 << 16
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole book
 
 
+class MissingColumnError(ValueError):
+    """A file lacks a column that was asked for."""
+
+    def __init__(self, file: Path, column: str, columns: Sequence[str]):
+        super().__init__(f"{file} has the columns {', '.join(map(repr, columns))}, not {column!r}")
+        self.column = column
+
+
 @dataclass(frozen=True)
 class Record:
     """A row of a file.
@@ -190,10 +198,6 @@ def _wrong_encoding(file: Path, encoding: str) -> str:
     return f"{file}, line {line} is not in {encoding}; {advice}, or save the file in UTF-8"
 
 
-def _lacking(file: Path, column: str, columns: Sequence[str]) -> ValueError:
-    return ValueError(f"{file} has the columns {', '.join(map(repr, columns))}, not {column!r}")
-
-
 def _csv_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
     with open_text(file, settings) as stream:
         first = stream.readline()
@@ -210,7 +214,7 @@ def _csv_records(file: Path, columns: Sequence[str], settings: FileArguments) ->
         names = [name.strip().removeprefix("\ufeff") for name in next(rows)]
         for column in columns:
             if column not in names:
-                raise _lacking(file, column, names)
+                raise MissingColumnError(file, column, names)
             if names.count(column) > 1:
                 raise ValueError(f"{file} has the column {column!r} more than once")
         number = 1
@@ -275,7 +279,7 @@ def _objects(file: Path, columns: Sequence[str], objects: Iterator[Any], unit: s
         yield Record(f"{file}, {unit} {number}", {column: content.get(column) for column in columns})
     for column in columns:
         if seen and column not in seen:
-            raise _lacking(file, column, [*seen])
+            raise MissingColumnError(file, column, [*seen])
 
 
 def _parquet_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
@@ -283,7 +287,7 @@ def _parquet_records(file: Path, columns: Sequence[str], settings: FileArguments
     names = table.schema_arrow.names
     for column in columns:
         if column not in names:
-            raise _lacking(file, column, names)
+            raise MissingColumnError(file, column, names)
     features = datasets.Features.from_arrow_schema(table.schema_arrow)
     numbers = itertools.count(1)
     for batch in table.iter_batches(batch_size=256, columns=list(columns)):
@@ -295,7 +299,7 @@ def _saved_records(file: Path, columns: Sequence[str], settings: FileArguments) 
     dataset = datasets.load_from_disk(str(file))
     for column in columns:
         if column not in dataset.column_names:
-            raise _lacking(file, column, dataset.column_names)
+            raise MissingColumnError(file, column, dataset.column_names)
     features = dataset.features
     for number, row in enumerate(dataset.select_columns(list(columns)), start=1):
         yield _named(f"{file}, row {number}", row, features)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import IntervalStrategy, TrainingArguments
 
 from ..arguments import RunArguments, described, write_config
 from ..folders import damage, refuse_occupied, written_aside
 from ..publishing import command_line, push_run, write_card
 from .costs import Cost, together
 from .estimates import Estimate, estimate_table
+from .metrics import Figures
 from .report import Lines, Report, length_histogram
 from .verdict import verdict
 
@@ -37,8 +38,28 @@ class ComparisonArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
         if self.resume not in (None, "auto"):
             raise ValueError(f"resume must be auto or left out, got {self.resume!r}")
+
+
+def choosing_the_best(run_args: ComparisonArguments, args: TrainingArguments, metric: Figures) -> dict[str, Any]:
+    """The settings of Trainer by which it keeps the best checkpoint and stops early: a figure of the task's metric.
+
+    Raises:
+        ValueError: the metric has no such figure, or nothing is evaluated to stop by.
+    """
+    if run_args.early_stopping_patience is not None and args.eval_strategy == IntervalStrategy.NO:
+        raise ValueError(
+            f"early_stopping_patience={run_args.early_stopping_patience} needs evaluations to stop by: set "
+            "eval_strategy and save_strategy to epoch, and load_best_model_at_end to true"
+        )
+    asked = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    name = metric.primary if asked == "loss" else asked
+    if name not in metric.figures:
+        raise ValueError(f"metric_for_best_model must be one of {', '.join(metric.figures)}, got {asked!r}")
+    return {"metric_for_best_model": name, "greater_is_better": name not in metric.lower_is_better}
 
 
 @dataclass(frozen=True)

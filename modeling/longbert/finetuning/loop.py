@@ -19,12 +19,11 @@ from ..training.freezing import select_parameters
 from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
-from .comparison import ComparisonArguments, Run, compare
+from .comparison import ComparisonArguments, Run, choosing_the_best, compare
 from .costs import Cost, RunMeter, memory_of
 from .estimates import Estimate, StepTimer, evaluations_of
-from .examples import Split
-from .metrics import Figures
 from .report import Lines, Report, score
+from .splits import Split
 from .strategies import STRATEGIES, Reader
 from .tasks.task import Task
 
@@ -70,7 +69,7 @@ def run_task(
     task.accept(readers)
     at_once = min(reader.at_once for reader in readers.values())
     splits = [split.map(lambda examples: task.tokenize(examples, at_once)) for split in splits]
-    finetuning = Finetuning(task, source, run_args, args)
+    finetuning = Finetuning(task, source, run_args, args, choosing_the_best(run_args, args, task.metric))
     runs = [
         finetuning.run(name, reader, split, seed)
         for name, reader in readers.items()
@@ -99,12 +98,17 @@ def run_task(
 
 @dataclass
 class Finetuning:
-    """A task, what it is trained from, and how."""
+    """A task, what it is trained from, and how.
+
+    Args:
+        best: what chooses the best checkpoint.
+    """
 
     task: Task
     source: Source
     run_args: FinetuningArguments
     args: TrainingArguments
+    best: dict[str, Any]
 
     def run(self, name: str, reader: Reader, split: Split, seed: int) -> Run:
         """One strategy on one split with one seed."""
@@ -124,7 +128,7 @@ class Finetuning:
         meter = RunMeter(args.device)
         model = self._model(reader)
         plan = _plan(task.rows(split.train, reader, train=True), task.collator(reader), args, reader.at_once, seed)
-        trainer = self._trainer(model, plan, split, reader, _run_arguments(args, plan, seed, folder, task.metric))
+        trainer = self._trainer(model, plan, split, reader, _run_arguments(args, plan, seed, folder, self.best))
         if run_args.early_stopping_patience:
             trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
         meter.train(trainer, find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
@@ -177,7 +181,7 @@ class Finetuning:
         with tempfile.TemporaryDirectory() as folder:
             trial = _trial(plan, _longest(rows, args.per_device_train_batch_size * plan.batches_per_step))
             settings = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
-            trial_args = _run_arguments(args, trial, seed, Path(folder), task.metric)
+            trial_args = _run_arguments(args, trial, seed, Path(folder), self.best)
             trial_args = dataclasses.replace(trial_args, load_best_model_at_end=False, **settings)
             trainer = self._trainer(self._model(reader), trial, split, reader, trial_args)
             timer = StepTimer(trainer)
@@ -188,7 +192,7 @@ class Finetuning:
         task.predict(trainer.model, some, reader)
         seconds = time.perf_counter() - start
         rows_trained = plan.steps * args.per_device_train_batch_size * plan.batches_per_step
-        evaluations = evaluations_of(_run_arguments(args, plan, seed, Path(args.output_dir), task.metric), plan.steps)
+        evaluations = evaluations_of(_run_arguments(args, plan, seed, Path(args.output_dir), self.best), plan.steps)
         return Estimate(
             training_rate=timer.rate(),
             training_tokens=self._tokens(split.train, reader, train=True) / len(rows) * rows_trained / args.world_size,
@@ -225,7 +229,7 @@ def _plan(
 
 
 def _run_arguments(
-    args: TrainingArguments, plan: TrainingPlan, seed: int, folder: Path, metric: Figures
+    args: TrainingArguments, plan: TrainingPlan, seed: int, folder: Path, best: dict[str, Any]
 ) -> TrainingArguments:
     """One run's settings; what is asked for once an epoch is done every so many steps, as a plan is one long epoch."""
     changes: dict[str, Any] = {"output_dir": str(folder), "max_steps": plan.steps, "seed": seed}
@@ -234,6 +238,4 @@ def _run_arguments(
     for kind in ("eval", "save", "logging"):
         if getattr(args, f"{kind}_strategy") == "epoch":
             changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": epoch}
-    if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):
-        changes |= {"metric_for_best_model": metric.primary, "greater_is_better": metric.greater_is_better}
-    return dataclasses.replace(args, **changes)
+    return dataclasses.replace(args, **changes, **best)

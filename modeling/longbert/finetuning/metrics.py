@@ -24,6 +24,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
 from .classes import ByClass, Confusion, confusion_of_labels, of_entities, of_labels, of_vectors
+from .entities import to_iob2
 
 
 def _info(prediction: Any, reference: Any, description: str) -> evaluate.MetricInfo:
@@ -32,15 +33,16 @@ def _info(prediction: Any, reference: Any, description: str) -> evaluate.MetricI
 
 
 class Figures(evaluate.Metric):
-    """A metric of several figures, each a function of (references, predictions); runs compete for the `primary`.
-
-    Attributes:
-        greater_is_better: whether the run whose primary figure is the greatest wins.
-    """
+    """A metric of several figures, each a function of (references, predictions); runs compete for the `primary`."""
 
     primary: str
     figures: dict[str, Callable[[Any, Any], float]]
-    greater_is_better: bool = True
+    lower_is_better: frozenset[str] = frozenset()
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether the run with the greatest primary figure wins."""
+        return self.primary not in self.lower_is_better
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
@@ -142,6 +144,7 @@ class RegressionMetric(Figures):
     """Pearson's and Spearman's correlation, and the root mean squared error."""
 
     primary = "pearson"
+    lower_is_better = frozenset({"rmse"})
     figures = {
         "pearson": lambda truth, found: pearsonr(found, truth).statistic,
         "spearman": lambda truth, found: spearmanr(found, truth).statistic,
@@ -179,25 +182,29 @@ class SpanMetric(Figures):
         return _info(text, datasets.Sequence(text), str(self.__doc__))
 
 
+def _of_entities(figure: Callable) -> Callable:
+    return lambda truth, found: figure([*map(to_iob2, truth)], [*map(to_iob2, found)], zero_division=0)
+
+
 class EntityMetric(Figures):
-    """Precision, recall and F1 of whole entities, in IOB2 labels of words, as seqeval counts them."""
+    """Precision, recall and F1 of whole entities in labels of words, of any scheme, as seqeval counts them."""
 
     primary = "f1"
     figures = {
-        "f1": partial(seqeval.metrics.f1_score, zero_division=0),
-        "precision": partial(seqeval.metrics.precision_score, zero_division=0),
-        "recall": partial(seqeval.metrics.recall_score, zero_division=0),
+        "f1": _of_entities(seqeval.metrics.f1_score),
+        "precision": _of_entities(seqeval.metrics.precision_score),
+        "recall": _of_entities(seqeval.metrics.recall_score),
         "accuracy": seqeval.metrics.accuracy_score,
     }
 
     def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
         """Twice the entities that are right, and those found and those true."""
-        found, truth = (set(get_entities(labels)) for labels in (prediction, reference))
+        found, truth = (set(get_entities(to_iob2(labels))) for labels in (prediction, reference))
         return 2 * len(found & truth), len(found) + len(truth)
 
     def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
         """Of each type of entity, whatever `names` are."""
-        return of_entities(references, predictions)
+        return of_entities([*map(to_iob2, references)], [*map(to_iob2, predictions)])
 
     def _info(self) -> evaluate.MetricInfo:
         labels = datasets.Sequence(datasets.Value("string"))

@@ -1,6 +1,5 @@
 """Run a fine-tuned model over texts, and warn about those that are longer than it reads at once."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,14 @@ from ..modeling_longbert import (
     LongBertForTokenClassification,
     LongBertPreTrainedModel,
 )
+from .entities import OUTSIDE, to_iob2
+from .labels import MULTI, REGRESSION, SINGLE
 from .strategies import STRATEGIES, Reader
 from .tasks.classification import Classification
 from .tasks.question_answering import QuestionAnswering
 from .tasks.task import Task
-from .tasks.token_classification import OUTSIDE, TokenClassification
+from .tasks.token_classification import TokenClassification
+from .words import WORD_SPLITTERS
 
 
 logger = logging.get_logger(__name__)
@@ -75,14 +77,15 @@ def predict_texts(
 
 def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None) -> Predictor:
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    settings = model.config.task_settings or {}
     if isinstance(model, LongBertForSequenceClassification):
-        return _classifying(tokenizer, labels, model.config.problem_type or "single_label_classification")
+        return _classifying(tokenizer, labels, model.config.problem_type or SINGLE)
     if isinstance(model, LongBertForTokenClassification):
-        return _labelling(tokenizer, labels)
+        return _labelling(tokenizer, labels, settings)
     if isinstance(model, LongBertForQuestionAnswering):
         if not question:
             raise ValueError("a question-answering model needs a question: --question '...'")
-        return _answering(tokenizer, question)
+        return _answering(tokenizer, question, settings)
     raise ValueError(
         f"predict needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
         f"{type(model).__name__}"
@@ -91,22 +94,19 @@ def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_type: str) -> Predictor:
     task = Classification(tokenizer, labels, problem_type)
-    unknown: dict[str, Any] = {"regression": 0.0, "single_label_classification": labels[0]}
+    unknown: dict[str, Any] = {REGRESSION: "0", SINGLE: labels[0], MULTI: []}
 
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": task.named(prediction["prediction"]), "scores": prediction["scores"]}
 
-    return Predictor(
-        task, lambda text: {"text": text, "label": unknown.get(problem_type, [])}, line, "the rest is not read"
-    )
+    return Predictor(task, lambda text: {"text": text, "label": unknown[problem_type]}, line, "the rest is not read")
 
 
-def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predictor:
-    """Texts are split into words at spaces, and punctuation marks are words of their own."""
-    task = TokenClassification(tokenizer, labels, OUTSIDE if OUTSIDE in labels else labels[0])
-
-    def spans(text: str) -> list[tuple[int, int]]:
-        return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str], settings: dict[str, Any]) -> Predictor:
+    """Texts are split into words as the training data was; where that is not known, at spaces and punctuation."""
+    unread = OUTSIDE if OUTSIDE in labels else labels[0]
+    task = TokenClassification(tokenizer, labels, unread, scheme="", **settings)
+    spans = WORD_SPLITTERS[task.word_splitter]
 
     def example(text: str) -> dict[str, Any]:
         words = [text[start:end] for start, end in spans(text)]
@@ -114,7 +114,7 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predict
 
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         places, found = spans(text), prediction["prediction"]
-        marked = get_entities(found) if task.entities else [(label, n, n) for n, label in enumerate(found)]
+        marked = get_entities(to_iob2(found)) if task.entities else [(label, n, n) for n, label in enumerate(found)]
         named = []
         for label, first, last in marked:
             start, end = places[first][0], places[last][1]
@@ -124,8 +124,8 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predict
     return Predictor(task, example, line, "it is read in pieces")
 
 
-def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
-    task = QuestionAnswering(tokenizer)
+def _answering(tokenizer: PreTrainedTokenizerBase, question: str, settings: dict[str, Any]) -> Predictor:
+    task = QuestionAnswering(tokenizer, **settings)
 
     def example(text: str) -> dict[str, Any]:
         return {"question": question, "context": text, "answers": {"text": [], "answer_start": []}}

@@ -24,7 +24,7 @@ from ...source import Source
 from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ...training.resuming import find_checkpoint
-from ..comparison import ComparisonArguments, Run, compare, kept_cost
+from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost
 from ..costs import Cost, RunMeter, memory_of
 from ..estimates import Estimate, StepTimer, evaluations_of
 from ..metrics import Figures, RetrievalMetric
@@ -304,9 +304,8 @@ class Comparison:
         }
         if row.train == "positions" and self.run_args.positions_learning_rate is not None:
             changes["learning_rate"] = self.run_args.positions_learning_rate
-        if self.args.load_best_model_at_end and self.args.metric_for_best_model in (None, "loss"):
-            changes |= {"metric_for_best_model": self.metric.primary, "greater_is_better": True}
-        return dataclasses.replace(self.args, **changes)
+        best = choosing_the_best(self.run_args, self.args, self.metric)
+        return dataclasses.replace(self.args, **changes, **best)
 
 
 def _different(pairs: datasets.Dataset, number: int) -> datasets.Dataset:
@@ -349,6 +348,7 @@ def run_embedding(
     """
     rows = run_args.rows()
     _refuse_settings(model_args, args)
+    choosing_the_best(run_args, args, RetrievalMetric())
     source = Source.of(model_args)
     source_length = source.native.pretrained_positions
     encoder = load_encoder(source)

@@ -1,6 +1,5 @@
 """Documents to labels: one of several, any of several, or a number."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +15,24 @@ from ...configuration_longbert import LongBertConfig
 from ...data.features import FRAME, framed
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForSequenceClassification
-from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
+from ...source import Source
+from ..examples import ExampleArguments, as_text, named_columns, read_examples
+from ..labels import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    agree_on_labels,
+    are_multi_hot,
+    as_number,
+    infer_labels,
+    infer_problem_type,
+    label_index,
+    read_label,
+    with_labels,
+)
 from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
 from ..pieces import Outputs, Row
+from ..splits import Split
 from ..strategies import Reader
 from .task import DocumentTask
 
@@ -28,32 +42,37 @@ class ClassificationArguments(ExampleArguments):
     """What the examples hold."""
 
     text_column: str = described("text", "column of the documents")
-    label_column: str = described("label", "column of the labels: one, a list of them, or a number")
-    problem_type: str | None = described(
-        None, "single_label_classification, multi_label_classification or regression; by default as the labels look"
+    label_column: str = described(
+        "label", "column of the labels: one, a list of them, a number, or a vector of 0 and 1"
     )
+    label_separator: str | None = described(None, "between the labels of a cell that names several, such as ;")
+    problem_type: str | None = described(None, f"{SINGLE}, {MULTI} or {REGRESSION}; by default as the labels look")
 
 
 def read_documents(path: str, arguments: ClassificationArguments) -> datasets.Dataset:
-    """Read a file of examples as `id`, `text`, `label`."""
-    columns = {"text": arguments.text_column, "label": arguments.label_column}
-    return read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
+    """Read a file of examples as `id`, `place`, `text`, `label`: a text, or a list of them."""
+    columns = {"text": arguments.text_column, "label": arguments.label_column, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        label = read_label(values["label"], arguments.label_separator)
+        return {"text": as_text(values["text"], "text"), "label": label}
+
+    return read_examples(path, columns, parse, arguments)
+
+
+def targets_of(examples: datasets.Dataset, problem_type: str | None) -> list[Any]:
+    """What is spread evenly over training and test: the labels, or the numbers of a regression."""
+    labels = examples["label"][:]
+    if (problem_type or infer_problem_type(labels)) == REGRESSION:
+        return [as_number(label) or 0.0 for label in labels]
+    return labels
 
 
 METRICS: dict[str, type[Figures]] = {
-    "single_label_classification": SingleLabelMetric,
-    "multi_label_classification": MultiLabelMetric,
-    "regression": RegressionMetric,
+    SINGLE: SingleLabelMetric,
+    MULTI: MultiLabelMetric,
+    REGRESSION: RegressionMetric,
 }
-
-
-def infer_problem_type(values: Sequence[Any]) -> str:
-    """Lists are several labels, numbers with a fraction are regression, anything else is one label."""
-    if all(isinstance(value, list) for value in values):
-        return "multi_label_classification"
-    if any(isinstance(value, float) and value != int(value) for value in values):
-        return "regression"
-    return "single_label_classification"
 
 
 class ChunkPoolForSequenceClassification(LongBertForSequenceClassification):
@@ -86,6 +105,7 @@ class Classification(DocumentTask):
 
     Args:
         labels: their names in the order of their numbers; for regression one, of the figure.
+        multi_hot: the examples have vectors of 0 and 1, one number for each label.
     """
 
     model_class = LongBertForSequenceClassification
@@ -95,6 +115,8 @@ class Classification(DocumentTask):
     labels: list[str]
     problem_type: str
     batch_size: int = 8
+    keeps_head: bool = True
+    multi_hot: bool = False
     metric: Figures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,39 +125,64 @@ class Classification(DocumentTask):
         self.metric = METRICS[self.problem_type]()
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, splits: list[Split], problem_type: str | None, batch_size: int
-    ) -> "Classification":
-        """The task of some examples: labels are those of all training sets."""
+    def of(cls, source: Source, splits: list[Split], problem_type: str | None, batch_size: int) -> "Classification":
+        """The task of some examples: labels are those of all training sets, in the order of the source's own head, if
+        it has one that knows them."""
         values = [value for split in splits for value in split.train["label"]]
         problem_type = problem_type or infer_problem_type(values)
-        labels = ["value"] if problem_type == "regression" else infer_labels(values)
-        return cls(tokenizer, labels, problem_type, batch_size)
+        known = source.labels(cls.model_class)
+        if problem_type == REGRESSION:
+            labels, keeps_head = agree_on_labels(known, ["value"], by_number=True)
+            return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head)
+        multi_hot = problem_type == MULTI and are_multi_hot(values)
+        found = [f"LABEL_{number}" for number in range(len(values[0]))] if multi_hot else infer_labels(values)
+        labels, keeps_head = agree_on_labels(known, found, by_number=multi_hot)
+        return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head, multi_hot)
 
     def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
         """Tokenize, and turn labels into numbers.
 
         Raises:
-            ValueError: an empty text, or a label that the training set does not have.
+            ValueError: a label that the training set does not have, or one that is no number in a regression.
         """
-        refuse_empty(examples, "text")
 
         def numbers(batch: dict[str, list]) -> dict[str, list]:
             ids = self.tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
-            targets = [self.target(*pair) for pair in zip(batch["id"], batch["label"], strict=True)]
+            places = batch.get("place") or [f"example {name}" for name in batch["id"]]
+            targets = [self.target(*pair) for pair in zip(places, batch["label"], strict=True)]
             lengths = [len(document) + FRAME for document in ids]
             return {"id": batch["id"], "input_ids": ids, "target": targets, "length": lengths}
 
         return examples.map(numbers, batched=True, remove_columns=examples.column_names, desc="tokenizing")
 
-    def target(self, example: str, value: Any) -> int | float | list[float]:
-        """A label as the loss takes it."""
-        if self.problem_type == "regression":
-            return float(value)
-        if self.problem_type == "single_label_classification":
-            return label_index(self.labels, example, value)
-        chosen = {label_index(self.labels, example, label) for label in value}
-        return [float(number in chosen) for number in range(len(self.labels))]
+    def target(self, place: str, label: str | list[str]) -> int | float | list[float]:
+        """A label as the loss takes it.
+
+        Raises:
+            ValueError: it does not fit the problem, or is not one of those seen in training.
+        """
+        if isinstance(label, list) != (self.problem_type == MULTI):
+            wanted = "a list of labels" if self.problem_type == MULTI else "one label"
+            raise ValueError(f"{place} has the label {label!r}: {self.problem_type} needs {wanted} in every row")
+        if isinstance(label, list):
+            return self._vector(place, label)
+        if self.problem_type == SINGLE:
+            return label_index(self.labels, place, label)
+        number = as_number(label)
+        if number is None:
+            raise ValueError(f"{place} has the label {label!r}: {REGRESSION} needs a number in every row")
+        return number
+
+    def _vector(self, place: str, labels: list[str]) -> list[float]:
+        """0 or 1 for each label."""
+        if not self.multi_hot:
+            chosen = {label_index(self.labels, place, label) for label in labels}
+            return [float(number in chosen) for number in range(len(self.labels))]
+        if len(labels) != len(self.labels) or {*labels} - {"0", "1"}:
+            raise ValueError(
+                f"{place} has the label {labels}: others have a vector of {len(self.labels)} numbers, 0 or 1 each"
+            )
+        return [float(label) for label in labels]
 
     def configure(self, config: LongBertConfig) -> LongBertConfig:
         """With labels, and the problem that sets the loss."""
@@ -157,9 +204,9 @@ class Classification(DocumentTask):
     ) -> torch.Tensor:
         """Cross-entropy, its binary form for every label, or the squared error."""
         logits = at_least_fp32(outputs.logits)
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE:
             total = F.cross_entropy(logits, labels, reduction="sum")
-        elif self.problem_type == "multi_label_classification":
+        elif self.problem_type == MULTI:
             total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
         else:
             total = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
@@ -168,10 +215,10 @@ class Classification(DocumentTask):
     def decide(self, example: Row, outputs: Outputs) -> dict[str, Any]:
         """What is predicted and true, and a score for every label."""
         logits, target = outputs["logits"], example["target"]
-        if self.problem_type == "regression":
+        if self.problem_type == REGRESSION:
             figure = float(logits[0])
             return {"prediction": figure, "reference": target, "scores": {"value": figure}}
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE:
             scores, prediction = logits.softmax(-1), int(logits.argmax(-1))
             return {"prediction": prediction, "reference": target, "scores": self._named(scores)}
         scores = logits.sigmoid()
@@ -180,9 +227,9 @@ class Classification(DocumentTask):
 
     def named(self, prediction: Any) -> Any:
         """A prediction in labels: one, those of several that are chosen, or the figure itself."""
-        if self.problem_type == "regression":
+        if self.problem_type == REGRESSION:
             return prediction
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE:
             return self.labels[prediction]
         return [label for label, chosen in zip(self.labels, prediction, strict=True) if chosen]
 

@@ -23,7 +23,8 @@ from ...data.batches import Collator, Key
 from ...data.features import PAIR_FRAME, framed
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForMultipleChoice
-from ..examples import ExampleArguments, read_examples, refuse_empty
+from ..examples import ExampleArguments, as_text, named_columns, place_of, read_examples
+from ..labels import as_list, label_text
 from ..metrics import ChoiceMetric, Figures
 from ..pieces import Outputs, PieceCollator, Row
 from ..strategies import Reader
@@ -43,27 +44,39 @@ class MultipleChoiceArguments(ExampleArguments):
 
 
 def read_choices(path: str, arguments: MultipleChoiceArguments) -> datasets.Dataset:
-    """Read a file of examples as `id`, `context`, `choices`, `label` and, where there are any, `question`."""
+    """Read a file of examples as `id`, `place`, `context`, `choices`, `label` and, where there are any, `question`."""
     names = ("context", "question", "choices", "label")
-    columns = {name: getattr(arguments, f"{name}_column") for name in names}
-    return read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
+    columns = {**{name: getattr(arguments, f"{name}_column") for name in names}, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        choices = as_list(values["choices"])
+        if not isinstance(choices, list | tuple) or len(choices) < 2:
+            raise ValueError(f"choices must be a list of at least two, got {values['choices']!r:.80}")
+        texts: dict[str, Any] = {
+            name: as_text(values[name], name) for name in ("context", "question") if name in values
+        }
+        named = [as_text(choice, "choice") for choice in choices]
+        return {**texts, "choices": named, "label": choice_number(values["label"], len(named))}
+
+    return read_examples(path, columns, parse, arguments)
 
 
-def choice_number(example: str, label: Any, choices: int) -> int:
+def choice_number(label: Any, choices: int) -> int:
     """The number of the right choice, given as a number or a letter.
 
     Raises:
+        MissingValueError: no choice is named.
         ValueError: there is no such choice.
     """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:choices]
-    text = str(label).strip().upper()
+    text = label_text(label).upper()
     if len(text) == 1 and text in letters:
         return letters.index(text)
     if text.isdecimal() and int(text) < choices:
         return int(text)
     raise ValueError(
-        f"example {example} has the label {label!r}: the right one of its {choices} choices is given as 0 to "
-        f"{choices - 1}, or as A to {letters[-1]}"
+        f"the label is {label!r}: the right one of {choices} choices is given as 0 to {choices - 1}, or as A to "
+        f"{letters[-1]}"
     )
 
 
@@ -114,11 +127,9 @@ class MultipleChoice(DocumentTask):
         """Tokenize, question and choice together, and turn labels into numbers.
 
         Raises:
-            ValueError: an empty text, fewer than two choices or not as many as the others have, a label that is none
-                of them, or a question and choice that leave no room for the context.
+            ValueError: not as many choices as the others have, or a question and choice that leave no room for the
+                context.
         """
-        for column in {"context", "question"} & {*examples.column_names}:
-            refuse_empty(examples, column)
         self._refuse_choices(examples)
 
         def tokens(row: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +139,7 @@ class MultipleChoice(DocumentTask):
             taken = max(map(len, choice_ids)) + PAIR_FRAME
             if taken >= at_once:
                 raise ValueError(
-                    f"example {row['id']}: its question and choice have {taken - PAIR_FRAME} tokens, which leaves no "
+                    f"{place_of(row)}: its question and choice have {taken - PAIR_FRAME} tokens, which leaves no "
                     f"room for the context in {at_once} tokens, what is read at once: shorten them, or leave "
                     "out the strategies that read no more than that"
                 )
@@ -136,7 +147,7 @@ class MultipleChoice(DocumentTask):
                 "id": row["id"],
                 "context_ids": context_ids,
                 "choice_ids": choice_ids,
-                "target": choice_number(row["id"], row["label"], len(choice_ids)),
+                "target": row["label"],
                 "length": len(context_ids) + taken,
             }
 
@@ -144,17 +155,12 @@ class MultipleChoice(DocumentTask):
 
     @staticmethod
     def _refuse_choices(examples: datasets.Dataset) -> None:
-        number: int | None = None
-        for name, choices in zip(examples["id"], examples["choices"], strict=True):
-            if not isinstance(choices, list) or len(choices) < 2:
-                raise ValueError(f"example {name} must have a list of at least two choices, got {choices!r}")
-            if any(not isinstance(choice, str) or not choice.strip() for choice in choices):
-                raise ValueError(f"example {name} has an empty choice: {choices!r}")
-            number = number or len(choices)
-            if len(choices) != number:
+        number = len(examples[0]["choices"])
+        for row in examples.select_columns([name for name in ("id", "place", "choices") if name in examples.features]):
+            if len(row["choices"]) != number:
                 raise ValueError(
-                    f"example {name} has {len(choices)} choices, others have {number}: all examples must have the "
-                    "same number, so leave some out or add wrong ones"
+                    f"{place_of(row)} has {len(row['choices'])} choices, others have {number}: all examples must have "
+                    "the same number, so leave some out or add wrong ones"
                 )
 
     def collator(self, reader: Reader) -> Collator:

@@ -4,9 +4,13 @@ A context is read in pieces that overlap by `stride`; the answer is the best spa
 window the question's tokens are global.
 """
 
+import copy
 import heapq
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +21,23 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from ...arguments import described
+from ...configuration_longbert import LongBertConfig
 from ...data.features import PAIR_FRAME, framed
-from ...folders import resolve_path
+from ...data.files import find_files, kind_of, read_text
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForQuestionAnswering
-from ..examples import ExampleArguments, read_examples, refuse_empty
+from ...source import Source
+from ..answers import read_answers
+from ..examples import ExampleArguments, as_text, named_columns, place_of, read_examples
 from ..metrics import Figures, SpanMetric
 from ..pieces import Outputs, Row, piece_starts
 from ..report import decided_within
+from ..splits import Split
 from ..strategies import Reader
 from .task import PieceTask
+
+
+USUAL_ANSWER = 30  # tokens; as in transformers' question-answering examples
 
 
 @dataclass(kw_only=True)
@@ -38,43 +49,81 @@ class QuestionAnsweringArguments(ExampleArguments):
     answers_column: str = described("answers", "column of {text: [...], answer_start: [...]}, empty for no answer")
     merge_articles: bool = described(False, "SQuAD's json: all paragraphs of an article are one context")
     stride: int = described(128, "tokens that neighbouring pieces of a long context share")
-    max_answer_length: int = described(30, "tokens of the longest answer")
+    max_answer_length: int | None = described(
+        None, "tokens of the longest answer; by default 30, or as many as the longest in train_file has"
+    )
     n_best: int = described(5, "answers kept in predictions")
     null_threshold: float = described(
         0.0, "say that there is no answer if its score beats the best span's by more than this"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("stride", 0), ("max_answer_length", 1), ("n_best", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not math.isfinite(self.null_threshold):
+            raise ValueError(f"null_threshold must be a number, got {self.null_threshold}")
+
 
 def read_questions(path: str, arguments: QuestionAnsweringArguments) -> datasets.Dataset:
-    """Read SQuAD's json, or a file with columns, as `id`, `question`, `context`, `answers`."""
-    resolved = resolve_path(path)
-    if resolved.endswith(".json"):
-        content = json.loads(Path(resolved).read_text("utf-8"))
-        if isinstance(content, dict) and "data" in content:
-            return datasets.Dataset.from_list(list(_squad(content["data"], arguments.merge_articles)))
+    """Read SQuAD's json, or a file with columns, as `id`, `place`, `question`, `context`, `answers`."""
+    files = find_files(path)
+    articles = {file: _articles(file, arguments) for file in files}
+    if None not in articles.values():
+        questions = [_squad(file, found or [], arguments.merge_articles) for file, found in articles.items()]
+        return datasets.Dataset.from_list([*chain(*questions)])
     names = ("question", "context", "answers")
-    columns = {name: getattr(arguments, f"{name}_column") for name in names}
-    return read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
+    columns = {**{name: getattr(arguments, f"{name}_column") for name in names}, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        question, context = (as_text(values[name], name) for name in ("question", "context"))
+        return {"question": question, "context": context, "answers": read_answers(values["answers"], context)}
+
+    return read_examples(path, columns, parse, arguments)
 
 
-def _squad(articles: list[dict], merge: bool) -> Any:
+def _articles(file: Path, arguments: QuestionAnsweringArguments) -> list[dict] | None:
+    """The articles of SQuAD's json; None for another file."""
+    if file.is_dir() or kind_of(file) != "json":
+        return None
+    try:
+        content = json.loads("".join(read_text(file, arguments)))
+    except json.JSONDecodeError:
+        return None
+    articles = content.get("data") if isinstance(content, dict) else None
+    first = articles[0] if isinstance(articles, list) and articles else None
+    return articles if isinstance(first, dict) and "paragraphs" in first else None
+
+
+def _squad(file: Path, articles: list[dict], merge: bool) -> Iterator[dict[str, Any]]:
     for article in articles:
         whole = "\n".join(paragraph["context"] for paragraph in article["paragraphs"])
         start = 0
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
-                answers = question["answers"]
-                yield {
-                    "id": str(question["id"]),
-                    "group": article.get("title", ""),
-                    "question": question["question"],
-                    "context": whole if merge else paragraph["context"],
-                    "answers": {
-                        "text": [answer["text"] for answer in answers],
-                        "answer_start": [answer["answer_start"] + start * merge for answer in answers],
-                    },
-                }
+                place = f"{file}, question {question['id']}"
+                context = whole if merge else paragraph["context"]
+                answers = None if question.get("is_impossible") else question.get("answers")
+                try:
+                    yield {
+                        "id": str(question["id"]),
+                        "place": place,
+                        "group": str(article.get("title", "")),
+                        "question": as_text(question["question"], "question"),
+                        "context": as_text(context, "context"),
+                        "answers": read_answers(answers, context, start * merge),
+                    }
+                except ValueError as error:
+                    raise ValueError(f"{place}: {error}") from error
             start += len(paragraph["context"]) + 1
+
+
+def _answer_lengths(tokenizer: PreTrainedTokenizerBase, splits: list[Split]) -> list[int]:
+    """Tokens of every answer to train on."""
+    texts = {text for split in splits for answers in split.train["answers"] for text in answers["text"]}
+    return [len(ids) for ids in tokenizer([*texts], add_special_tokens=False)["input_ids"]] if texts else []
 
 
 @dataclass
@@ -89,7 +138,7 @@ class QuestionAnswering(PieceTask):
 
     tokenizer: PreTrainedTokenizerBase
     stride: int = 128
-    max_answer_length: int = 30
+    max_answer_length: int = USUAL_ANSWER
     n_best: int = 5
     null_threshold: float = 0.0
     batch_size: int = 8
@@ -97,28 +146,37 @@ class QuestionAnswering(PieceTask):
 
     @classmethod
     def of(
-        cls, tokenizer: PreTrainedTokenizerBase, arguments: QuestionAnsweringArguments, batch_size: int
+        cls, source: Source, splits: list[Split], arguments: QuestionAnsweringArguments, batch_size: int
     ) -> "QuestionAnswering":
-        """The task as it is set."""
+        """The task as it is set; what is not set follows the training data."""
+        lengths = _answer_lengths(source.tokenizer, splits)
+        longest = arguments.max_answer_length or max(USUAL_ANSWER, max(lengths, default=0))
+        longer = sum(length > longest for length in lengths)
+        print(
+            f"{len(lengths):,} answers to train on have up to {max(lengths, default=0)} tokens; {longer:,} "
+            f"({longer / max(1, len(lengths)):.1%}) are longer than max_answer_length={longest}, and cannot be "
+            "predicted whole"
+        )
+        names = ("stride", "n_best", "null_threshold")
+        settings = {name: getattr(arguments, name) for name in names}
+        return cls(source.tokenizer, batch_size=batch_size, max_answer_length=longest, **settings)
+
+    def configure(self, config: LongBertConfig) -> LongBertConfig:
+        """With what `longbert predict` needs to answer as here."""
+        config = copy.deepcopy(config)
         names = ("stride", "max_answer_length", "n_best", "null_threshold")
-        return cls(tokenizer, batch_size=batch_size, **{name: getattr(arguments, name) for name in names})
+        config.task_settings = {name: getattr(self, name) for name in names}
+        return config
 
     def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
         """Tokenize.
 
         Raises:
-            ValueError: an empty question or context, an answer that is not where it is said to be, one longer than
-                pieces share, which would be cut in two, or a question that leaves a piece no more than they share.
+            ValueError: an answer longer than pieces share, which would be cut in two, or a question that leaves a
+                piece no more than they share.
         """
-        for column in ("question", "context"):
-            refuse_empty(examples, column)
 
         def tokens(row: dict[str, Any]) -> dict[str, Any]:
-            for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
-                if row["context"][start : start + len(text)] != text:
-                    raise ValueError(
-                        f"example {row['id']}: the answer {text!r} is not at character {start} of its context"
-                    )
             question = self.tokenizer(row["question"], add_special_tokens=False)["input_ids"]
             context = self.tokenizer(
                 row["context"], add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -132,7 +190,7 @@ class QuestionAnswering(PieceTask):
                 "length": len(question) + len(context["input_ids"]) + PAIR_FRAME,
             }
             self._refuse_cut(row | encoded)
-            self._refuse_crowded(row["id"], at_once - len(question) - PAIR_FRAME)
+            self._refuse_crowded(place_of(row), at_once - len(question) - PAIR_FRAME)
             return encoded
 
         return examples.map(tokens, desc="tokenizing")
@@ -141,14 +199,14 @@ class QuestionAnswering(PieceTask):
         begin, end = self._answer_tokens(example) or (0, 0)
         if end - begin >= self.stride:
             raise ValueError(
-                f"example {example['id']}: its answer of {end - begin + 1} tokens is longer than the stride of "
+                f"{place_of(example)}: its answer of {end - begin + 1} tokens is longer than the stride of "
                 f"{self.stride} that pieces share, and would be cut in two: set a greater stride"
             )
 
-    def _refuse_crowded(self, name: str, room: int) -> None:
+    def _refuse_crowded(self, place: str, room: int) -> None:
         if room <= self.stride:
             raise ValueError(
-                f"example {name}: its question leaves {max(room, 0)} tokens for the context, and pieces share "
+                f"{place}: its question leaves {max(room, 0)} tokens for the context, and pieces share "
                 f"{self.stride}: shorten the question, set a smaller stride, or read more at once"
             )
 

@@ -19,6 +19,9 @@ from ..pieces import Outputs, PieceCollator, Row, cut_pieces, read_pieces, read_
 from ..strategies import STRATEGIES, Reader, Strategy
 
 
+HEADS = ("classifier.", "qa_outputs.")
+
+
 class Task(ABC):
     """What a script adds to the loop.
 
@@ -35,6 +38,7 @@ class Task(ABC):
     metric: Figures
     tokenizer: PreTrainedTokenizerBase
     batch_size: int
+    keeps_head: bool = True  # where the source has one for this task
 
     def accept(self, readers: Mapping[str, Reader]) -> None:
         """Check, before anything is read, that the task can be read in these ways.
@@ -69,7 +73,18 @@ class Task(ABC):
         """The model of a strategy."""
         config = self.configure(source.config if strategy.extended else source.native)
         model_class = (strategy.pooled and self.pooling_model_class) or self.model_class
-        return model_class.from_pretrained(source.path, config=config)
+        model, info = model_class.from_pretrained(
+            source.path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        others = [name for name, *_ in info["mismatched_keys"] if not name.startswith(HEADS)]
+        if others:
+            raise ValueError(f"{source.path}: weights of another size than its config says: {', '.join(others[:8])}")
+        if not self.keeps_head:
+            for name in HEADS:
+                head = getattr(model, name.rstrip("."), None)
+                if head is not None:
+                    model._init_weights(head)
+        return model
 
     @abstractmethod
     def collator(self, reader: Reader) -> Collator:

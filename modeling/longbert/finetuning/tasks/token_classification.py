@@ -6,7 +6,7 @@ most context, in training as in prediction.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,16 +20,19 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from ...arguments import described
 from ...configuration_longbert import LongBertConfig
 from ...data.features import FRAME, IGNORE_INDEX, framed, framed_labels
+from ...data.files import is_missing
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForTokenClassification
-from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
+from ...source import Source
+from ..entities import OUTSIDE, beginning_within, first_malformed, mark_entities, scheme_of, to_iob2
+from ..examples import ExampleArguments, named_columns, place_of, read_examples
+from ..labels import MissingValueError, agree_on_labels, as_list, infer_labels, label_index, label_text, with_labels
 from ..metrics import EntityMetric, Figures, WordMetric
 from ..pieces import Outputs, Row, decided_tokens, overlapping, piece_starts
+from ..splits import Split
 from ..strategies import Reader
+from ..words import splitter_of
 from .task import PieceTask
-
-
-OUTSIDE = "O"
 
 
 @dataclass(kw_only=True)
@@ -42,49 +45,33 @@ class TokenClassificationArguments(ExampleArguments):
 
 
 def read_words(path: str, arguments: TokenClassificationArguments) -> datasets.Dataset:
-    """Read a file of examples as `id`, `words`, `labels`.
+    """Read a file of examples as `id`, `place`, `words`, `labels`.
 
     Raises:
-        ValueError: words or labels are not lists, differ in number, or are empty.
+        ValueError: words or labels are no lists, or differ in number.
     """
-    columns = {"words": arguments.words_column, "labels": arguments.labels_column}
-    examples = read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
-    for name, words, labels in zip(examples["id"], examples["words"], examples["labels"], strict=True):
-        if not isinstance(words, list) or not isinstance(labels, list):
-            raise ValueError(f"example {name}: words and labels must be lists, got {words!r:.80} and {labels!r:.80}")
+    columns = {"words": arguments.words_column, "labels": arguments.labels_column, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        words, labels = (_each(values[name], name) for name in ("words", "labels"))
         if len(words) != len(labels):
-            raise ValueError(
-                f"example {name} has {len(words)} words and {len(labels)} labels: every word must have one label"
-            )
-        if not words:
-            raise ValueError(f"example {name} has no words: leave it out")
-    return examples
+            raise ValueError(f"{len(words)} words and {len(labels)} labels: every word must have one label")
+        return {"words": [str(word) for word in words], "labels": [label_text(label) for label in labels]}
+
+    return read_examples(path, columns, parse, arguments)
 
 
-def are_iob2(labels: Sequence[str]) -> bool:
-    """Whether labels look like IOB2, which marks entities of several words, rather than plain tags of words."""
-    return all(label == OUTSIDE or label[:2] in ("B-", "I-") for label in labels)
-
-
-def continues(labels: Sequence[str], number: int) -> bool:
-    """Whether word `number` is of the same entity as the word before, in IOB2 labels."""
-    kind = labels[number][2:]
-    return labels[number].startswith("I-") and number > 0 and labels[number - 1] in (f"B-{kind}", f"I-{kind}")
-
-
-def beginning_within(labels: list[str], start: int, stop: int) -> list[str]:
-    """Labels from word `start` on that keep every entity which begins before word `stop`, whole, and no other.
-
-    Returns:
-        `stop - start` labels, or more where the last entity goes on.
-    """
-    first = start
-    while first < stop and continues(labels, first):
-        first += 1
-    last = stop
-    while first < stop and last < len(labels) and continues(labels, last):
-        last += 1
-    return [OUTSIDE] * (first - start) + labels[first:last]
+def _each(value: Any, what: str) -> list[Any]:
+    """A list, as it is, as a csv writes it, or as a text with spaces between."""
+    if is_missing(value):
+        raise MissingValueError(f"no {what}")
+    value = as_list(value)
+    found = value.split() if isinstance(value, str) else value
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"{what} must be a list, got {value!r:.80}")
+    if not found or any(each is None for each in found):
+        raise MissingValueError(f"no {what}, or a null among them")
+    return list(found)
 
 
 @dataclass
@@ -92,8 +79,10 @@ class TokenClassification(PieceTask):
     """The task of `finetune/token_classification.py`.
 
     Args:
-        labels: their names in the order of their numbers; where all are IOB2, entities are scored, else words.
+        labels: their names in the order of their numbers; where they mark entities these are scored, else words.
         unread: the label of a word that the model does not see.
+        scheme: how entities are marked, "" where none are; labels that do not fit it are refused, which any do IOB1.
+        word_splitter: how `longbert predict` splits a text into words: a key of `WORD_SPLITTERS`.
     """
 
     model_class = LongBertForTokenClassification
@@ -104,24 +93,32 @@ class TokenClassification(PieceTask):
     unread: str
     stride: int = 128
     batch_size: int = 8
+    keeps_head: bool = True
+    scheme: str = "IOB2"
+    word_splitter: str = "punctuation"
     entities: bool = field(init=False)
     metric: Figures = field(init=False)
 
     def __post_init__(self) -> None:
-        self.entities = are_iob2(self.labels)
+        self.entities = mark_entities(self.labels)
+        self.scheme = self.scheme if self.entities else ""
         self.metric = EntityMetric() if self.entities else WordMetric()
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, splits: list[Split], stride: int, batch_size: int
-    ) -> "TokenClassification":
-        """The task of some examples: labels are those of all training sets. A word that is not seen gets O or, where
-        there is no such label, the most frequent one."""
+    def of(cls, source: Source, splits: list[Split], stride: int, batch_size: int) -> "TokenClassification":
+        """The task of some examples: labels are those of all training sets, in the order of the source's own head, if
+        it has one that knows them. A word that is not seen gets O or, where there is no such label, the most frequent
+        one."""
         values = [labels for split in splits for labels in split.train["labels"]]
-        names = infer_labels(values)
-        counts = Counter(str(label) for labels in values for label in labels)
+        names, keeps_head = agree_on_labels(source.labels(cls.model_class), infer_labels(values))
+        counts = Counter(label for labels in values for label in labels)
         unread = OUTSIDE if OUTSIDE in counts else counts.most_common(1)[0][0]
-        return cls(tokenizer, names, unread, stride, batch_size)
+        scheme = scheme_of(values) if mark_entities(names) else ""
+        splitter, share = splitter_of([words for split in splits for words in split.train["words"]])
+        print(
+            f"`longbert predict` will split texts at {splitter}, which finds {share:.1%} of the training words again"
+        )
+        return cls(source.tokenizer, names, unread, stride, batch_size, keeps_head, scheme, splitter)
 
     def accept(self, readers: Mapping[str, Reader]) -> None:
         """Check the strategies, and that their pieces can share `stride` tokens.
@@ -141,15 +138,15 @@ class TokenClassification(PieceTask):
 
         Raises:
             ValueError: a document that the tokenizer turns into no token, a label that the training set does not have,
-                or labels that look like IOB2 and are not.
+                or labels that mark entities and do not fit together.
         """
 
         def tokens(row: dict[str, Any]) -> dict[str, Any]:
             text = self.tokenizer(row["words"], is_split_into_words=True, add_special_tokens=False, verbose=False)
             ids, owners = text["input_ids"], text.word_ids()
             if not ids:
-                raise ValueError(f"example {row['id']} has no word that the tokenizer can read: {row['words']!r:.80}")
-            labels = [label_index(self.labels, row["id"], label) for label in row["labels"]]
+                raise ValueError(f"{place_of(row)} has no word that the tokenizer can read: {row['words']!r:.80}")
+            labels = [label_index(self.labels, place_of(row), label) for label in row["labels"]]
             self._refuse_malformed(row)
             bounds = [bisect_left(owners, number) for number in range(len(labels) + 1)]
             # What is labelled is a word, and the metric counts words. With a label on each of its pieces a rare word
@@ -170,19 +167,22 @@ class TokenClassification(PieceTask):
         return examples.map(tokens, remove_columns=examples.column_names, desc="tokenizing")
 
     def _refuse_malformed(self, row: dict[str, Any]) -> None:
-        if not self.entities:
+        if self.scheme in ("", "IOB1"):
             return
-        for number, label in enumerate(row["labels"]):
-            if label.startswith("I-") and not continues(row["labels"], number):
-                raise ValueError(
-                    f"example {row['id']}: word {number}, {row['words'][number]!r}, has the label {label} and "
-                    f"continues no entity. In IOB2 the first word of an entity is B-{label[2:]}, those that continue "
-                    f"it are {label}, and words outside are {OUTSIDE}: write B-{label[2:]} here"
-                )
+        number = first_malformed(row["labels"])
+        if number is not None:
+            label = row["labels"][number]
+            raise ValueError(
+                f"{place_of(row)}: word {number}, {row['words'][number]!r}, has the label {label} and continues no "
+                f"entity. In {self.scheme} the first word of an entity is B-{label[2:]}, and words outside are "
+                f"{OUTSIDE}: write B-{label[2:]} here"
+            )
 
     def configure(self, config: LongBertConfig) -> LongBertConfig:
-        """With labels."""
-        return with_labels(config, self.labels)
+        """With labels, and how words are split."""
+        config = with_labels(config, self.labels)
+        config.task_settings = {"word_splitter": self.word_splitter, "stride": self.stride}
+        return config
 
     def pieces(self, example: Row, reader: Reader) -> list[Row]:
         """Every piece of a document, with a label at the first token of every word that it decides."""
@@ -251,6 +251,6 @@ class TokenClassification(PieceTask):
         names = ("prediction", "reference")
         if not self.entities:
             return {name: line[name][first:end] for name in names}
-        kept = {name: beginning_within(line[name], first, end) for name in names}
+        kept = {name: beginning_within(to_iob2(line[name]), first, end) for name in names}
         longest = max(map(len, kept.values()))
         return {name: labels + [OUTSIDE] * (longest - len(labels)) for name, labels in kept.items()}

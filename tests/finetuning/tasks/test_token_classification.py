@@ -22,14 +22,14 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from longbert.arguments import ModelArguments
 from longbert.data.batches import Phase, TrainingPlan
 from longbert.data.features import FRAME, IGNORE_INDEX
-from longbert.finetuning.examples import Split
+from longbert.finetuning.entities import beginning_within
 from longbert.finetuning.metrics import EntityMetric, WordMetric, interval_of
 from longbert.finetuning.pieces import decided_tokens, overlapping
+from longbert.finetuning.splits import Split
 from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.token_classification import (
     TokenClassification,
     TokenClassificationArguments,
-    beginning_within,
     read_words,
 )
 from longbert.source import Source
@@ -182,9 +182,10 @@ def refused(tmp_path: Path, words: object, labels: object) -> str:
 
 
 def test_documents_that_cannot_be_used_are_refused(tmp_path):
-    assert "example 1 has 3 words and 2 labels" in refused(tmp_path, ["a", "b", "c"], ["O", "O"])
-    assert "example 1 has no words" in refused(tmp_path, [], [])
-    assert "example 1: words and labels must be lists" in refused(tmp_path, None, ["O"])
+    assert "line 2: 3 words and 2 labels" in refused(tmp_path, ["a", "b", "c"], ["O", "O"])
+    assert "1 rows have no words, or a null among them" in refused(tmp_path, [], [])
+    assert "1 rows have no words" in refused(tmp_path, None, ["O"])
+    assert "words must be a list, got 7" in refused(tmp_path, 7, ["O"])
 
 
 @pytest.mark.parametrize(
@@ -214,20 +215,21 @@ def test_strategies_and_strides_that_leave_gaps_are_refused(tokenizer):
 # labels and metrics
 
 
-def task_of(tokenizer, *documents) -> TokenClassification:
+def task_of(source: Source, *documents) -> TokenClassification:
     dataset = examples(*documents)
-    return TokenClassification.of(tokenizer, [Split("", dataset, dataset, dataset)], stride=8, batch_size=2)
+    return TokenClassification.of(source, [Split("", dataset, dataset, dataset)], stride=8, batch_size=2)
 
 
-def test_labels_say_what_is_scored(tokenizer):
-    names = task_of(tokenizer, (["a", "b", "c"], ["O", "B-PER", "I-PER"]))
+def test_labels_say_what_is_scored(tiny_source):
+    source = Source.of(ModelArguments(model=str(tiny_source)))
+    names = task_of(source, (["a", "b", "c"], ["O", "B-PER", "I-PER"]))
     assert (names.labels, names.unread) == (["B-PER", "I-PER", "O"], "O")
     assert isinstance(names.metric, EntityMetric)
-    tags = task_of(tokenizer, (["a", "b", "c"], ["DT", "NN", "NN"]))
+    tags = task_of(source, (["a", "b", "c"], ["DT", "NN", "NN"]))
     assert (tags.labels, tags.unread) == (["DT", "NN"], "NN")
     assert isinstance(tags.metric, WordMetric)
     # no IOB2, so that I-PER may stand anywhere
-    mixed = task_of(tokenizer, (["a", "b"], ["I-PER", "X"]))
+    mixed = task_of(source, (["a", "b"], ["I-PER", "X"]))
     assert len(mixed.tokenize(examples((["a"], ["I-PER"])), 64)) == 1
 
 
@@ -284,11 +286,11 @@ def entities(some: list[dict], name: str) -> set:
 
 
 def test_an_entity_is_whole_and_where_it_begins():
-    labels = ["B-PER", "I-PER", "I-PER", "I-LOC", "O", "B-LOC", "I-LOC"]
+    labels = ["B-PER", "I-PER", "I-PER", "B-LOC", "O", "B-LOC", "I-LOC"]
     assert beginning_within(labels, 0, 2) == ["B-PER", "I-PER", "I-PER"]
     assert beginning_within(labels, 1, 3) == ["O", "O"]
-    assert beginning_within(labels, 2, 4) == ["O", "I-LOC"]
-    assert beginning_within(labels, 3, 6) == ["I-LOC", "O", "B-LOC", "I-LOC"]
+    assert beginning_within(labels, 2, 4) == ["O", "B-LOC"]
+    assert beginning_within(labels, 3, 6) == ["B-LOC", "O", "B-LOC", "I-LOC"]
     assert beginning_within(labels, 6, 7) == ["O"]
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import assert_close, assert_equal, real
+from processes import ROOT
 from sentence_transformers import SentenceTransformer
 
 from longbert import LongBertModel
@@ -27,7 +28,6 @@ from longbert.folders import damage
 from longbert.source import Source
 
 
-ROOT = Path(__file__).parents[1]
 THINGS = ["gold", "iron", "silver", "copper", "wood", "stone", "glass", "paper", "cotton", "salt", "sugar", "water"]
 NOISE = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
 

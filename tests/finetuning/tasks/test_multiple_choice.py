@@ -151,31 +151,35 @@ def test_the_loss_means_the_same_for_any_split(strategy, task):
 
 @pytest.mark.parametrize(("label", "number"), [(0, 0), (3, 3), ("2", 2), ("A", 0), ("d", 3)])
 def test_the_right_choice_is_a_number_or_a_letter(label, number):
-    assert choice_number("x", label, 4) == number
+    assert choice_number(label, 4) == number
 
 
 @pytest.mark.parametrize("label", [4, -1, "E", "AB", "", None, 1.5])
 def test_a_label_that_is_no_choice_is_refused(label):
-    with pytest.raises(ValueError, match="example x has the label .*0 to 3, or as A to D"):
-        choice_number("x", label, 4)
+    with pytest.raises(ValueError, match="no label|the label is .*0 to 3, or as A to D"):
+        choice_number(label, 4)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": 2}, "example 1 has the label 2: the right one of its 2 choices is given as 0 to 1, or as A to B"),
-        ({"choices": ["gold"]}, "example 1 must have a list of at least two choices"),
-        ({"choices": ["gold", " "]}, "example 1 has an empty choice"),
-        ({"choices": ["gold", "iron", "war"]}, "example 1 has 3 choices, others have 2"),
-        ({"context": ""}, "example 1 has an empty context"),
-        ({"question": ""}, "example 1 has an empty question"),
+        ({"label": 2}, "line 2: the label is 2: the right one of 2 choices is given as 0 to 1, or as A to B"),
+        ({"label": None}, "1 rows have no label .*line 2.*skip_empty"),
+        ({"choices": ["gold"]}, "line 2: choices must be a list of at least two"),
+        ({"choices": ["gold", " "]}, "1 rows have an empty choice .*line 2"),
+        ({"choices": ["gold", "iron", "war"]}, "line 2 has 3 choices, others have 2"),
+        ({"context": ""}, "1 rows have an empty context .*line 2"),
+        ({"question": ""}, "1 rows have an empty question .*line 2"),
         ({"choices": ["gold", "war " * 28]}, "have 29 tokens, which leaves no room for the context in 32 tokens"),
     ],
 )
-def test_what_cannot_be_used_is_refused(change, message, task):
+def test_what_cannot_be_used_is_refused(change, message, task, tmp_path):
     good = {**EXAMPLE, "question": "which"}
+    file = tmp_path / "x.jsonl"
+    file.write_text("\n".join(json.dumps(example) for example in (good, good | change)))
+    arguments = MultipleChoiceArguments(train_file=str(file), question_column="question")
     with pytest.raises(ValueError, match=message):
-        encoded(task, good, good | change)
+        task.tokenize(read_choices(str(file), arguments), 32)
 
 
 def test_columns_are_named_and_the_question_is_optional(tmp_path):
@@ -183,7 +187,7 @@ def test_columns_are_named_and_the_question_is_optional(tmp_path):
     file.write_text(json.dumps({"article": "a b", "question": "q", "options": ["c", "d"], "answer": "B"}))
     columns = {"context_column": "article", "choices_column": "options", "label_column": "answer"}
     (row,) = read_choices(str(file), MultipleChoiceArguments(train_file=str(file), **columns))
-    assert row == {"context": "a b", "choices": ["c", "d"], "label": "B", "id": "0"}
+    assert row == {"context": "a b", "choices": ["c", "d"], "label": 1, "id": "0", "place": f"{file}, line 1"}
     (row,) = read_choices(
         str(file), MultipleChoiceArguments(train_file=str(file), question_column="question", **columns)
     )
