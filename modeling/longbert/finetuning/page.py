@@ -146,9 +146,7 @@ class _Page:
             return f"No passage speaks for <bdi>{_text(self.what)}</bdi>: leaving any of them out does not weaken it."
         words = [f"{_count(found, 'passage')} of {len(explained.passages)} decided for <bdi>{_text(self.what)}</bdi>"]
         if explained.source_limit is None:
-            words.append(
-                f"it lies within the {explained.source_length:,} tokens that the source reads, all of it"
-            )
+            words.append(f"it lies within the {explained.source_length:,} tokens that the source reads, all of it")
         elif past:
             lost = "it" if found == 1 else "all of them" if len(past) == found else f"{len(past)} of them"
             words.append(
