@@ -21,10 +21,11 @@ from transformers.modeling_outputs import MultipleChoiceModelOutput
 from ...arguments import described
 from ...data.batches import Collator, Key
 from ...data.features import PAIR_FRAME, framed
+from ...data.files import is_missing
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForMultipleChoice
 from ..examples import ExampleArguments, as_text, named_columns, place_of, read_examples
-from ..labels import as_list, label_text
+from ..labels import MissingValueError, as_list, label_text
 from ..metrics import ChoiceMetric, Figures
 from ..pieces import Outputs, PieceCollator, Row
 from ..strategies import Reader
@@ -49,6 +50,8 @@ def read_choices(path: str, arguments: MultipleChoiceArguments) -> datasets.Data
     columns = {**{name: getattr(arguments, f"{name}_column") for name in names}, **named_columns(arguments)}
 
     def parse(values: dict[str, Any]) -> dict[str, Any]:
+        if is_missing(values["choices"]):
+            raise MissingValueError("no choices")
         choices = as_list(values["choices"])
         if not isinstance(choices, list | tuple) or len(choices) < 2:
             raise ValueError(f"choices must be a list of at least two, got {values['choices']!r:.80}")
