@@ -12,7 +12,7 @@ from .explaining import ROUNDING, Explanation
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SNIPPET = 240  # characters of a passage that a list shows
-LEAST_SEEN = 0.02  # of the strongest: weaker passages are not coloured
+LEAST_SEEN = 0.05  # of the strongest: weaker passages are not coloured
 RAMP = (1.0, 0.55, 0.2)
 
 VALUE = "the value"
@@ -139,31 +139,54 @@ class _Page:
         return f"{verb}<bdi>{_text(said)}</bdi>"
 
     def lead(self) -> str:
+        """What decided, and whether truncation would have lost it."""
         explained = self.explained
-        past = [n for n in explained.deciding if explained.passages[n]["past_source_limit"]]
-        found = len(explained.deciding)
-        if not found:
-            return f"No passage speaks for <bdi>{_text(self.what)}</bdi>: leaving any of them out does not weaken it."
-        words = [f"{_count(found, 'passage')} of {len(explained.passages)} decided for <bdi>{_text(self.what)}</bdi>"]
-        if explained.source_limit is None:
-            words.append(f"it lies within the {explained.source_length:,} tokens that the source reads, all of it")
-        elif past:
-            lost = "it" if found == 1 else "all of them" if len(past) == found else f"{len(past)} of them"
-            words.append(
-                f"{lost} {'lies' if len(past) == 1 else 'lie'} past the {explained.source_length:,} tokens that the "
-                "source reads, and truncation would have lost " + ("it" if len(past) == 1 else "them")
-            )
-        elif explained.tokens_read <= explained.source_limit_token:
-            words.append(f"what follows the {explained.source_length:,} tokens that the source reads was not read")
+        deciding = [explained.passages[number] for number in explained.deciding]
+        if self.asked:
+            sentences = [f"The answer stands in {self._stand(self.holding())}."]
+            if deciding:
+                around = deciding == self.holding()
+                sentences.append("The words around it speak for it." if around else self._decided(deciding))
+            else:
+                sentences.append("No passage speaks for it: leaving one of them out weakens nothing.")
+        elif deciding:
+            sentences = [self._decided(deciding)]
         else:
-            none = "it does not lie" if found == 1 else "none of them lies"
-            words.append(f"{none} past the {explained.source_length:,} tokens that the source reads")
-        note = ""
+            sentences = [
+                f"No passage speaks for <bdi>{_text(self.what)}</bdi>: leaving one of them out weakens nothing."
+            ]
         if self.asked and not explained.prediction:
-            note = " The page shows the best span, which scores less than \u201cno answer\u201d."
+            sentences.append("It is the best span, and scores less than \u201cno answer\u201d.")
         elif not self.asked and not self.valued and explained.explained not in _listed(explained.prediction):
-            note = " This label was asked for; it is not what the model predicts."
-        return f"{'; '.join(words)}.{note}"
+            sentences.append("This label was asked for; it is not what the model predicts.")
+        return " ".join(sentences)
+
+    def holding(self) -> list[dict[str, Any]]:
+        """The passages that hold the answer."""
+        return [line for line in self.explained.passages if line.get("holds_answer")]
+
+    def _stand(self, lines: list[dict[str, Any]]) -> str:
+        names = " and ".join(f'<a href="#p{line["number"]}">passage {line["number"] + 1}</a>' for line in lines)
+        return names + (", " + self._lost(lines) if self.explained.source_limit is not None else "")
+
+    def _decided(self, lines: list[dict[str, Any]]) -> str:
+        explained = self.explained
+        words = (
+            f"{_count(len(lines), 'passage')} of {len(explained.passages)} decided for <bdi>{_text(self.what)}</bdi>"
+        )
+        return words + (f"; {self._lost(lines)}." if explained.source_limit is not None else ".")
+
+    def _lost(self, lines: list[dict[str, Any]]) -> str:
+        """Which of some passages lie past what the source reads."""
+        explained = self.explained
+        source = f"the {explained.source_length:,} tokens that the source reads"
+        past = sum(line["past_source_limit"] for line in lines)
+        if explained.tokens_read <= explained.source_limit_token:
+            return f"what follows {source} was not read"
+        if not past:
+            return f"within {source}"
+        which = "" if past == len(lines) else f"{past} of them "
+        return f"{which}past {source}: truncation would have lost {'it' if past == 1 else 'them'}"
 
     def figures(self) -> list[str]:
         explained = self.explained
@@ -183,7 +206,8 @@ class _Page:
             note = "does not stand there" if score is None else f"{self.score(score)}"
             note = note if self.valued else f"<bdi>{_text(self.what)}</bdi>: {note}"
             title = TRUNCATED_TITLE.format(length=f"{explained.source_length:,}")
-            cards.append(_card(title, f"<bdi>{_text(in_words(said))}</bdi>", note, "lost" if lost else ""))
+            figure = f"<bdi>{_text(_snippet(in_words(said), 60))}</bdi>"
+            cards.append(_card(title, figure, note, "lost" if lost else "", words=not self.valued))
         return cards
 
     def map(self) -> str:
@@ -258,12 +282,16 @@ class _Page:
     def lists(self) -> list[str]:
         explained = self.explained
         parts = []
+        apart = [line["number"] for line in self.holding() if line["number"] not in explained.deciding]
+        if apart:
+            parts.append(f'<h2>Where the answer stands</h2>\n<ol class="answered">\n{self._items(apart)}\n</ol>')
         if explained.deciding:
             title = "What raised it most" if self.valued else "What decided"
             parts.append(f"<h2>{title}</h2>\n<ol>\n{self._items(explained.deciding)}\n</ol>")
-        if explained.against:
+        against = [n for n in explained.against if n not in apart and self.shade(explained.passages[n])[0] == "o"]
+        if against:
             title = "What lowered it most" if self.valued else "What spoke against it"
-            parts.append(f'<h2>{title}</h2>\n<ol class="no">\n{self._items(explained.against)}\n</ol>')
+            parts.append(f'<h2>{title}</h2>\n<ol class="no">\n{self._items(against)}\n</ol>')
         chosen = explained.prediction if isinstance(explained.prediction, list) else []
         others = [label for label in chosen if label != explained.explained]
         if others:
@@ -289,9 +317,17 @@ class _Page:
                 f"<strong>{signed(line['contribution'])}{unit}</strong></div>"
                 f'<p class="where">tokens {first:,}\u2013{last:,}; without it {self.score(line["score_without"])}'
                 f"{self.changed(line)}</p>"
-                f'<p class="said" dir="auto">{_text(_snippet(line["text"]))}</p></li>'
+                f'<p class="said" dir="auto">{_text(self.said(line))}</p></li>'
             )
         return "\n".join(items)
+
+    def said(self, line: dict[str, Any]) -> str:
+        """How a passage begins, or what stands around the answer in it."""
+        text, answer = line["text"], self.explained.answer
+        if answer is not None and line["start"] < answer["start"] - SNIPPET // 2 and answer["start"] < line["end"]:
+            before = answer["start"] - line["start"] - SNIPPET // 2
+            text = "\u2026" + text[text.find(" ", before) + 1 or before :]
+        return _snippet(text)
 
     def _other(self, label: str) -> str:
         read = [line for line in self.explained.passages if line["read"]]
@@ -394,9 +430,10 @@ class _Page:
         )
 
 
-def _card(name: str, figure: str, note: str, kind: str = "") -> str:
+def _card(name: str, figure: str, note: str, kind: str = "", words: bool = False) -> str:
+    size = "words" if words else "big"
     below = f'<div class="note">{note}</div>' if note else ""
-    return f'<div class="{kind}"><dt>{name}</dt><dd class="big">{figure}</dd><dd>{below}</dd></div>'
+    return f'<div class="{kind}"><dt>{name}</dt><dd class="{size}">{figure}</dd><dd>{below}</dd></div>'
 
 
 def _listed(prediction: Any) -> list[Any]:
