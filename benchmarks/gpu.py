@@ -41,7 +41,8 @@ from transformers import (
 
 from longbert import LongBertConfig, LongBertForMaskedLM, LongBertModel
 from longbert.attention import attend
-from longbert.kernels import EFFICIENT, PLAIN, TextAttention, kernel_for, make_plan
+from longbert.kernels import EFFICIENT, PLAIN, kernel_for
+from longbert.text_attention import TextAttention, make_plan
 from longbert.text_layout import Flattening, TextLayout, Window
 from longbert.texts import Texts, whole_rows
 

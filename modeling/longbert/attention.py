@@ -2,7 +2,7 @@
 
 A batch is a set of texts: rows without their padding, or packed documents (`texts.py`). `TextLayout` says where each
 lies after `flatten` has put all their tokens into one row, `[1, tokens]` (`text_layout.py`), in which attention then
-runs text by text (`kernels.py`). No kernel here ever holds an n x n tensor, forwards or backwards.
+runs text by text (`text_attention.py`). No kernel here ever holds an n x n tensor, forwards or backwards.
 
 A window w lets the token at place i of its text see |i - j| <= w/2 and the global tokens, which see and are seen by
 all. BERT was not trained with a window, so it applies only to texts past the source's limit, whatever else is in the
@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
-from .kernels import FLASH, TextAttention, kernel_for, make_plan
+from .kernels import FLASH, kernel_of
+from .text_attention import TextAttention, make_plan
 from .text_layout import TextLayout, Window
 from .texts import Texts
 
@@ -49,7 +50,7 @@ def attend(
     head_dim = query.shape[-1]
     if query.is_cuda and head_dim % 8:  # zeros change no score and are cut off the output
         query, key, value = (F.pad(tensor, (0, -head_dim % 8)) for tensor in (query, key, value))
-    kernel = kernel_for(query.device.type, query.dtype, _capability(query.device), query.shape[-1])
+    kernel = kernel_of(query)
     windowed = windowed and any(stretch.windowed for stretch in layout.stretches)
     if kernel != FLASH and not windowed and layout.stretches:  # torch chooses among its kernels, text by text
         outputs = []
@@ -62,11 +63,6 @@ def attend(
             layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
         output = TextAttention.apply(query, key, value, layout.plans[kernel, windowed], scaling)
     return output[..., :head_dim]
-
-
-def _capability(device: torch.device) -> tuple[int, int] | None:
-    is_nvidia = device.type == "cuda" and torch.version.hip is None
-    return torch.cuda.get_device_capability(device) if is_nvidia else None
 
 
 def visible(

@@ -98,9 +98,9 @@ class TextLayout:
         lengths: tokens of each text, in order; they sum to `tokens`.
         spans: the place of each text's last token plus 1, which is the text's length if no token in it is left out.
         bounds: `[texts + 1]`, where in the row each text begins, on the device.
-        window: what texts longer than the source may see; None for full attention, and then also the next four.
-        global_ranks: where in the row the global tokens are, in order.
         places: `[tokens]`, the place of every token in its text, on the host.
+        window: what texts longer than the source may see; None for full attention, which needs not the next two.
+        global_ranks: where in the row the global tokens are, in order.
         on_device: `[tokens]`, the place of every token; `[tokens]`, the number of its text; `[globals]`, where in the
             row the global tokens are.
         shard: what of the batch this process computes; None for all.
@@ -110,10 +110,10 @@ class TextLayout:
     lengths: list[int]
     spans: list[int]
     bounds: torch.Tensor
+    places: torch.Tensor
     window: Window | None = None
-    global_ranks: list[int] | None = None
-    places: torch.Tensor | None = None
-    on_device: tuple[torch.Tensor, ...] | None = None
+    global_ranks: list[int] = field(default_factory=list)
+    on_device: tuple[torch.Tensor, ...] = ()
     shard: Shard | None = None
     plans: dict[Any, Any] = field(default_factory=dict)
 
@@ -137,6 +137,11 @@ class TextLayout:
                     windowed=windowed,
                     has_gaps=self.spans[text] > stop - start,
                 )
+
+    @property
+    def radius(self) -> int:
+        """How far a token sees through the window; 0 without one, when no text is read through it."""
+        return 0 if self.window is None else self.window.radius
 
     @property
     def first(self) -> int:
@@ -182,10 +187,9 @@ class Flattening:
         there = torch.cat(for_device).to(device).split([len(numbers) for numbers in for_device])
         self.index = there[0]
         shard = None if group is None else Shard(len(index), group)
-        self.layout = TextLayout(bounds.diff().tolist(), spans.tolist(), there[1], shard=shard)
+        self.layout = TextLayout(bounds.diff().tolist(), spans.tolist(), there[1], places, window, shard=shard)
         if window is not None:
-            self.layout.window, self.layout.places, self.layout.on_device = window, places, there[2:]
-            self.layout.global_ranks = for_device[-1].tolist()
+            self.layout.global_ranks, self.layout.on_device = for_device[-1].tolist(), there[2:]
 
     def flatten(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """`[batch_size or 1, seq_length, ...]` to `[1, tokens, ...]`."""
