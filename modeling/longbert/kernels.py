@@ -11,7 +11,7 @@ gradients, exactly: that is how parts are merged (the identity behind ring atten
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -118,14 +118,14 @@ def _plain_forward(
 def _plain_backward(
     gradient: torch.Tensor, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None, scaling: float
 ) -> tuple[torch.Tensor, ...]:
-    gradient, query, key, value, output, lse = map(precise, (gradient, *inputs[:4]))
+    gradient, query, key, value, output, lse = map(precise, (gradient, *inputs))
     probabilities = (_plain_scores(query, key, mask, scaling) - lse[..., None]).exp()
     expected = (gradient * output).sum(-1, keepdim=True)
     of_scores = probabilities * (gradient @ value.mT - expected) * scaling
     return of_scores @ key, of_scores.mT @ query, probabilities.mT @ gradient
 
 
-CHUNK_KERNELS = {
+CHUNK_KERNELS: dict[str, tuple[Callable, Callable]] = {
     CPU: (_cpu_forward, _cpu_backward),
     EFFICIENT: (_efficient_forward, _efficient_backward),
     PLAIN: (_plain_forward, _plain_backward),
@@ -216,12 +216,10 @@ class Launch:
         self, gradient: torch.Tensor, inputs: tuple[torch.Tensor, ...], scaling: float, masks: dict
     ) -> tuple[torch.Tensor, ...]:
         before, after = self.window
-        unused = torch.zeros(
-            2, dtype=torch.uint64, device=gradient.device
-        )  # the state of dropout, of which there is none
+        unused = torch.zeros(2, dtype=torch.uint64, device=gradient.device)  # the state of dropout
         gradients = aten._flash_attention_backward(
-            *map(_tokens_first, (gradient, *inputs[:4])), inputs[4][0].contiguous(), *self.bounds, *self.most, 0.0, False,
-            unused, unused, scale=scaling, window_size_left=before, window_size_right=after,
+            *map(_tokens_first, (gradient, *inputs[:4])), inputs[4][0].contiguous(), *self.bounds, *self.most, 0.0,
+            False, unused, unused, scale=scaling, window_size_left=before, window_size_right=after,
         )  # fmt: skip
         return tuple(tensor.transpose(0, 1)[None] for tensor in gradients)
 

@@ -193,8 +193,10 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         """
         if attention_mask is None:
             return None
-        shape = (tokens.shape[0], tokens.shape[1])
-        texts = read_texts(attention_mask.to(tokens.device), None, shape, self.config.num_attention_heads)
+        shape, attention_mask = (tokens.shape[0], tokens.shape[1]), attention_mask.to(tokens.device)
+        if attention_mask.dim() == 2:  # says it of itself: the host need not wait to hear whether anything is padding
+            return attended(attention_mask).expand(shape)
+        texts = read_texts(attention_mask, None, shape, self.config.num_attention_heads)
         return None if texts is None else texts.real
 
     def _labels_of_texts(

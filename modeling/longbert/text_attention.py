@@ -117,9 +117,9 @@ class _Sums:
             final: no other piece contributes to them.
         """
         if final and where.stop - where.start == self.like.shape[2]:
-            self.total = gradient
+            self.total = gradient.to(self.like.dtype)
         elif final:
-            self._zeroed()[:, :, where] = gradient
+            self._zeroed()[:, :, where] = gradient.to(self.like.dtype)
         elif self.dtype == self.like.dtype:
             self._zeroed()[:, :, where] += gradient
         else:
