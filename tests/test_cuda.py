@@ -279,6 +279,29 @@ def test_models_on_a_card_train_as_on_the_cpu(settings, scaling, hopper):
             assert (found[1][name].double() - right.double()).norm() <= 0.1 * right.double().norm(), name
 
 
+@pytest.mark.parametrize("drawn_to_it", [0.0, 12.0])
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_shares_near_one_leave_the_rest_its_part(size, drawn_to_it, monkeypatch):
+    """A far key that has nearly all of the attention and a value of nearly nothing, as [CLS] often is, or the reverse:
+    a share in bf16 would round the other part away."""
+    texts = whole_rows((1, 600), torch.device("cpu"))
+    query, key, value, _ = drawn(600, torch.bfloat16)
+    key[:, :, 0] = query.double().mean(2).bfloat16() * 8 + drawn_to_it
+    query, value[:, :, 0] = query.abs(), size
+    mask = torch.ones(600, 600).triu(-100).tril(100).bool()
+    mask[0] = mask[:, 0] = True
+    doubles = [tensor.double() for tensor in (query, key, value)]
+    right = torch.nn.functional.scaled_dot_product_attention(*doubles, attn_mask=mask, scale=0.4)
+    with Card():
+        plan = make_plan(layout, FLASH, windowed=True)
+        plan = make_plan(
+            Flattening(Texts(*on_card([texts.real, texts.starts])), Window(100, 10), 1).layout, FLASH, True
+        )
+        found = TextAttention.apply(*on_card([query, key, value]), plan, 0.4).numbers
+    far, error = slice(101, None), (found.double() - right).norm(dim=-1) / right.norm(dim=-1)
+    assert error[:, :, far].max() <= 4 * torch.finfo(torch.bfloat16).eps
+
+
 def test_a_launch_skips_texts_without_far_keys():
     """A text all of whose tokens are near its one global token has nothing to merge."""
     texts = whole_rows((1, 20), torch.device("cpu"))

@@ -4,6 +4,7 @@ Few keys, or few queries. Query, key, value, output and gradient are `[num_heads
 log-sum-exp `[num_heads, tokens]`.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,12 +110,14 @@ class FarLaunch:
             found[0] for found in self.launch.forward(tuple(part[None] for part in parts), scaling, {})
         )
         far_lse = far_lse.masked_fill(far_lse == math.inf, -math.inf)  # which the kernel says where there is no key
-        near = lse[:, rows]
-        merged = torch.logaddexp(near, far_lse)
-        share = (near - merged).exp_()[..., None].to(output.dtype)
+        merged = torch.logaddexp(lse[:, rows], far_lse)
+        # both shares in fp32: either may be so near to 1 that a half has no room for the other
+        near_share, far_share = ((each - merged).exp_()[..., None] for each in (lse[:, rows], far_lse))
+        whole = torch.mul(far_output, far_share, out=torch.empty_like(far_output))
+        whole.addcmul_(output[:, rows], near_share)
         if rows.stop - rows.start == all_rows:
-            return torch.lerp(far_output, output, share), merged
-        output[:, rows], lse[:, rows] = torch.lerp(far_output, output[:, rows], share), merged
+            return whole, merged
+        output[:, rows], lse[:, rows] = whole, merged
         return output, lse
 
     def backward(
@@ -176,8 +179,8 @@ class GlobalQueries:
             arguments = scores, value, gradient[:, here], output[:, here], lse[:, here], scaling
             probabilities, of_scores = _softmax_backward(*arguments)
             gradients[0][:, here] = _weighted(of_scores, key).to(query.dtype)
-            _add_product(of_key, of_scores.mT, query[:, here])
-            _add_product(of_value, probabilities.mT, gradient[:, here])
+            _add_product(of_key, of_scores, query[:, here])
+            _add_product(of_value, probabilities, gradient[:, here])
 
     def _parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Parts of the global queries, and which keys are hidden from them."""
@@ -196,6 +199,15 @@ def _at_once(like: torch.Tensor) -> int:
     return ROWS_AT_ONCE if like.dtype in HALVES and not like.is_cuda else 2**62
 
 
+def _parts(many: torch.Tensor) -> Iterator[slice]:
+    """Slices of `[num_heads, n, head_dim]` to multiply one by one."""
+    length = many.shape[1]
+    aligned = length - length % 8
+    if many.is_cuda and 64 < aligned < length:  # CUDA multiplies other widths several times as slowly
+        return iter((slice(0, aligned), slice(aligned, length)))
+    return slices(length, _at_once(many))
+
+
 def _product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """`[num_heads, m, k]` by `[num_heads, k, n]`, in fp32 or better."""
     if one.is_cuda and one.dtype in HALVES:
@@ -205,24 +217,30 @@ def _product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
     """`[num_heads, queries, keys]`, in fp32 or better."""
-    parts = [_product(query, key[:, rows].mT) for rows in slices(key.shape[1], _at_once(key))]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).mul_(scaling)
+    found = [_product(query, key[:, rows].mT) for rows in _parts(key)]
+    return (found[0] if len(found) == 1 else torch.cat(found, dim=-1)).mul_(scaling)
 
 
 def _weighted(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`[num_heads, m, n]` in fp32 or better by `[num_heads, n, head_dim]` of any dtype, in fp32 or better."""
-    if rows.is_cuda:  # the products of kernels round their weights too
-        return _product(weights.to(rows.dtype), rows)
-    return sum(_product(weights[:, :, part], rows[:, part]) for part in slices(rows.shape[1], _at_once(rows)))
+    found = [_product(_rounded(weights[:, :, part], rows), rows[:, part]) for part in _parts(rows)]
+    return functools.reduce(torch.Tensor.add_, found)
 
 
-def _add_product(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
-    """Add `[num_heads, m, k]` in fp32 or better by `[num_heads, k, n]` to `[num_heads, m, n]`, rounding once."""
-    if total.is_cuda:
-        total.baddbmm_(one.to(total.dtype), other)
-        return
-    for rows in slices(total.shape[1], _at_once(total)):
-        total[:, rows] += _product(one[:, rows], other)
+def _add_product(total: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add `[num_heads, m, n]` in fp32 or better, turned, by `[num_heads, m, head_dim]` to `[num_heads, n, head_dim]`,
+    rounding once."""
+    for part in _parts(total):
+        one = _rounded(weights[:, :, part], rows).mT
+        if total.is_cuda:
+            total[:, part].baddbmm_(one, rows)
+        else:
+            total[:, part] += _product(one, rows)
+
+
+def _rounded(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """On CUDA as its kernels round their weights too; elsewhere nothing is gained by it."""
+    return weights.to(like.dtype) if like.is_cuda else weights
 
 
 def _softmax_backward(

@@ -186,7 +186,9 @@ class Flattening:
         # one copy, for each blocks the host
         there = torch.cat(for_device).to(device).split([len(numbers) for numbers in for_device])
         self.index = there[0]
-        shard = None if group is None else Shard(len(index), group)
+        # fewer tokens than processes: each computes all, for BERT's layers cannot take none
+        shared = group is not None and len(index) >= dist.get_world_size(group)
+        shard = Shard(len(index), group) if shared else None
         self.layout = TextLayout(bounds.diff().tolist(), spans.tolist(), there[1], places, window, shard=shard)
         if window is not None:
             self.layout.global_ranks, self.layout.on_device = for_device[-1].tolist(), there[2:]
