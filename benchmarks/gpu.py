@@ -441,8 +441,9 @@ def measure_model(who: str, length: int, backward: bool, seconds: float) -> dict
         torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    first = step()
-    times = [first] if first > seconds else [step() for _ in range(max(3, min(10, int(seconds / max(first, 0.02)))))]
+    step()  # which chooses kernels, for some a second long
+    second = step()
+    times = [second, *(step() for _ in range(min(9, int(seconds / second))))]
     took = statistics.median(times)
     row = {
         "model": who,

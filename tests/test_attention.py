@@ -417,8 +417,8 @@ def test_gradients_are_the_dense_ones_in_every_layout(layout, dtype, monkeypatch
     plain = torch.nn.functional.scaled_dot_product_attention(*rounded, attn_mask=seen, scale=0.5)
     own = torch.autograd.grad(plain.sum(), rounded)
     for gradient, right, masked in zip(found, expected, own, strict=True):
-        # as precise as masked attention in this dtype, which misses by up to 4 of its epsilons here
-        allowed = max(2 * (masked.double() - right).norm(), 2 * torch.finfo(dtype).eps * right.norm())
+        # masked attention itself misses by up to 4 epsilons here; three parts are merged
+        allowed = max(3 * (masked.double() - right).norm(), 4 * torch.finfo(dtype).eps * right.norm())
         assert (gradient.double() - right).norm() <= allowed
 
 

@@ -293,10 +293,8 @@ def test_shares_near_one_leave_the_rest_its_part(size, drawn_to_it, monkeypatch)
     doubles = [tensor.double() for tensor in (query, key, value)]
     right = torch.nn.functional.scaled_dot_product_attention(*doubles, attn_mask=mask, scale=0.4)
     with Card():
-        plan = make_plan(layout, FLASH, windowed=True)
-        plan = make_plan(
-            Flattening(Texts(*on_card([texts.real, texts.starts])), Window(100, 10), 1).layout, FLASH, True
-        )
+        there = Texts(*on_card([texts.real, texts.starts]))
+        plan = make_plan(Flattening(there, Window(100, 10), 1).layout, FLASH, windowed=True)
         found = TextAttention.apply(*on_card([query, key, value]), plan, 0.4).numbers
     far, error = slice(101, None), (found.double() - right).norm(dim=-1) / right.norm(dim=-1)
     assert error[:, :, far].max() <= 4 * torch.finfo(torch.bfloat16).eps

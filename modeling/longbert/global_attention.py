@@ -111,10 +111,9 @@ class FarLaunch:
         )
         far_lse = far_lse.masked_fill(far_lse == math.inf, -math.inf)  # which the kernel says where there is no key
         merged = torch.logaddexp(lse[:, rows], far_lse)
-        # both shares in fp32: either may be so near to 1 that a half has no room for the other
-        near_share, far_share = ((each - merged).exp_()[..., None] for each in (lse[:, rows], far_lse))
-        whole = torch.mul(far_output, far_share, out=torch.empty_like(far_output))
-        whole.addcmul_(output[:, rows], near_share)
+        # two shares, not one and what it leaves: either may be so near to 1 that a half has no room for the other
+        near, far = ((each - merged).exp_()[..., None].to(output.dtype) for each in (lse[:, rows], far_lse))
+        whole = (far_output * far).addcmul_(output[:, rows], near)
         if rows.stop - rows.start == all_rows:
             return whole, merged
         output[:, rows], lse[:, rows] = whole, merged
