@@ -33,16 +33,15 @@ from longbert import LongBertConfig
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.batches import TrainingPlan
 from longbert.data.documents import load_documents, split_held_out
-from longbert.data.masking import frame
 from longbert.folders import resolve_path
-from longbert.proof import MaskedDocument, Prover, Reading, Scores, Segment, reading, score
+from longbert.proof import Cutter, MaskedDocument, Piece, Prover, Scores, cutter, framed_piece, score
 from longbert.source import PretrainingModel, Source, load_for_pretraining
 from longbert.training.freezing import select_parameters
 from longbert.training.pretraining import make_plan, tokenize_for
 from longbert.training.trainer import LongTrainer
 
 
-BIN = 64  # positions in a point of the picture
+BIN = 64  # positions whose losses are summed in a profile
 SEAM = 32  # positions on either side of the source's end
 CONSTANT = "constant_with_warmup"  # the only schedule under which a run of fewer steps is part of a longer one
 
@@ -79,27 +78,26 @@ class Study:
             file.write(json.dumps({"cell": dataclasses.asdict(cell), **result}) + "\n")
 
 
-def overlapping(tokenizer: PreTrainedTokenizerBase, window: int) -> Reading:
-    """Read in windows that share half their tokens, each token predicted where most context is around it."""
+def overlapping(tokenizer: PreTrainedTokenizerBase, chunk_length: int) -> Cutter:
+    """Cut into chunks that share half their tokens; each token is predicted where most context is around it."""
 
-    def read(document: MaskedDocument) -> list[Segment]:
-        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-        size = window - 2
+    def cut(document: MaskedDocument) -> list[Piece]:
+        size = chunk_length - 2
         tokens, step = len(document.input_ids), size // 2
-        segments = []
+        pieces = []
         for start in range(0, max(tokens - size, 0) + step, step):
             at = torch.arange(start, min(start + size, tokens))
             inner = (at >= start + step // 2) | (start == 0)
             inner &= (at < start + step // 2 + step) | (start + size >= tokens)
             labels = document.labels[at].where(inner, torch.tensor(-100))
             positions = torch.arange(start, start + len(at) + 2)
-            segments.append(Segment(frame(document.input_ids[at], labels, *special), positions))
-        return segments
+            pieces.append(Piece(framed_piece(tokenizer, document.input_ids[at], labels), positions))
+        return pieces
 
-    return read
+    return cut
 
 
-CHUNKED = {"chunked": reading, "chunked, half overlapping": overlapping}
+CHUNKED = {"chunked": cutter, "chunked, half overlapping": overlapping}
 
 
 class Bench:
@@ -123,21 +121,21 @@ class Bench:
         overrides = {**RECIPES[recipe], **ATTENTION.get(attention, ATTENTION["full"])}
         return LongBertConfig.from_pretrained(self.source, max_position_embeddings=length, **overrides)
 
-    def measure(self, model: PretrainingModel, read: Reading | None = None) -> dict[str, Any]:
-        """What a model makes of the texts, read whole unless told."""
+    def measure(self, model: PretrainingModel, cut: Cutter | None = None) -> dict[str, Any]:
+        """What a model makes of the texts, read whole unless `cut` says otherwise."""
         begun = time.perf_counter()
-        read = read or reading(self.prover.tokenizer)
-        texts = [score(model, [text], read, self.prover.tokenizer) for text in self.prover.texts]
+        cut = cut or cutter(self.prover.tokenizer)
+        texts = [score(model, [text], cut, self.prover.tokenizer) for text in self.prover.texts]
         return {**self.sums(texts), "seconds": round(time.perf_counter() - begun, 1)}
 
     def measure_lsg(self, python: str, settings: str, training: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """What LSG's conversion of the source makes of them, after each number of steps; its python is its own."""
-        framed = [segment for text in self.prover.texts for segment in reading(self.prover.tokenizer)(text)]
+        framed = [piece for text in self.prover.texts for piece in cutter(self.prover.tokenizer)(text)]
         task = {
             "source": self.source,
             "max_sequence_length": self.prover.proof.max_seq_length,
             "settings": settings,
-            "texts": [segment.features for segment in framed],
+            "texts": [piece.features for piece in framed],
             **training,
         }
         with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +145,7 @@ class Bench:
             environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
             subprocess.run([python, script, file], check=True, env=environment)
             results = torch.load(file.with_suffix(".results"))
-        positions = [segment.positions[segment.features["labels"] != -100].numpy() for segment in framed]
+        positions = [piece.positions[piece.features["labels"] != -100].numpy() for piece in framed]
         return {
             steps: self.sums(
                 [Scores(at, *(each.numpy() for each in text)) for at, text in zip(positions, texts, strict=True)]
@@ -195,8 +193,8 @@ def run(arguments: argparse.Namespace) -> None:
         for cell in todo:
             print(cell, flush=True)
             if cell.recipe in CHUNKED:
-                read = CHUNKED[cell.recipe](bench.prover.tokenizer, bench.native.max_position_embeddings)
-                study.add(cell, bench.measure(load_for_pretraining(bench.source, bench.native), read))
+                cut = CHUNKED[cell.recipe](bench.prover.tokenizer, bench.native.max_position_embeddings)
+                study.add(cell, bench.measure(load_for_pretraining(bench.source, bench.native), cut))
             elif cell.recipe == LSG:
                 training = lsg_training(bench, cell, arguments)
                 for steps, result in bench.measure_lsg(arguments.lsg_python, cell.attention, training).items():
@@ -264,7 +262,7 @@ def train(bench: Bench, cell: Cell, arguments: argparse.Namespace, study: Study)
     )
     trainer.train()
     chunked = dataclasses.replace(cell, recipe=f"chunked after {cell.recipe}")
-    study.add(chunked, bench.measure(model, reading(source.tokenizer, bench.native.max_position_embeddings)))
+    study.add(chunked, bench.measure(model, cutter(source.tokenizer, bench.native.max_position_embeddings)))
 
 
 def lsg_training(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:

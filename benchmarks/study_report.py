@@ -14,13 +14,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from extension_study import BIN, CONSTANT, Cell, Study
-from study_recipes import WINDOW
+from extension_study import CONSTANT, SEAM, Cell, Study
 
 
 Result = dict[str, Any]
 Place = tuple[str, str, int]
-PAST = f"≥ {WINDOW}"
+SOURCE_LENGTH = 512  # of every checkpoint in the study, and so the length of a chunk
+PAST = f"≥ {SOURCE_LENGTH}"
+WINDOWED, FULL = "window + [CLS]", "full"
+ATTENTIONS = {WINDOWED: "window of 512 + [CLS]", FULL: "full attention"}
+COLORS = {WINDOWED: "C2", FULL: "C0"}
+CLOSE = 5  # percent above chunks up to which a recipe is drawn on the finer axis
 SCRATCH = "from scratch"  # how the names of such models end
 COLUMNS = ("0-511", PAST, "all", "first seam")
 
@@ -97,13 +101,13 @@ def table(place: Place, baseline: Result, cells: dict[Cell, Result]) -> str:
 
 
 OVERVIEW = {
-    "tiled rows, window of 512: the default": ("tile-skip-special", "window + [CLS]"),
-    "hierarchical, alpha 0.1, window of 512": ("hierarchical 0.1", "window + [CLS]"),
-    "tiled rows, full attention": ("tile-skip-special", "full"),
-    "random rows, full attention": ("random", "full"),
-    "random rows, window of 512": ("random", "window + [CLS]"),
-    "last row repeated, full attention": ("repeat-last", "full"),
-    "hierarchical, alpha 0.4, full attention": ("hierarchical 0.4", "full"),
+    "tiled rows, window of 512: the default": ("tile-skip-special", WINDOWED),
+    "hierarchical, alpha 0.1, window of 512": ("hierarchical 0.1", WINDOWED),
+    "tiled rows, full attention": ("tile-skip-special", FULL),
+    "random rows, full attention": ("random", FULL),
+    "random rows, window of 512": ("random", WINDOWED),
+    "last row repeated, full attention": ("repeat-last", FULL),
+    "hierarchical, alpha 0.4, full attention": ("hierarchical 0.4", FULL),
 }
 
 
@@ -124,146 +128,192 @@ def draw_overview(place: Place, baseline: Result, cells: dict[Cell, Result], fil
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=1)
     axis.set_xlim(-8, 1.6 * max(high for _, _, high in shown.values()))
-    axis.set_xlabel(f"MLM loss past token {WINDOW}, percent above reading in chunks of {WINDOW} (95 % interval)")
+    axis.set_xlabel(f"MLM loss past token {SOURCE_LENGTH}, percent above chunks of {SOURCE_LENGTH} (95 % interval)")
     axis.set_title(f"Reading {place[2]:,} tokens without any training: 0 is as good as chunks", loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, file)
 
 
+def interval(axis: Any, at: float, found: tuple[float, float, float], **style: Any) -> None:
+    """A point and its interval, upright."""
+    value, low, high = found
+    axis.errorbar(at, value, yerr=[[value - low], [high - value]], fmt="o", capsize=3, **style)
+
+
 def draw_untrained(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
-    """Every untrained recipe, a panel for each attention."""
-    attentions = ("window + [CLS]", "full")
-    figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
-    for axis, attention in zip(axes, attentions, strict=True):
-        chosen = {
-            c.recipe: change(r, baseline, PAST)
-            for c, r in cells.items()
-            if (c.attention, c.train) == (attention, "none") and not chunks(c)
-        }
-        ordered = sorted(chosen, key=lambda recipe: -chosen[recipe][0])
-        for height, recipe in enumerate(ordered):
-            value, low, high = chosen[recipe]
-            axis.errorbar(value, height, xerr=[[value - low], [high - value]], fmt="o", color="C0")
-            axis.annotate(
-                f"{value:+.1f} %", (high, height), textcoords="offset points", xytext=(8, 0), va="center", size=8
-            )
-        axis.set_yticks(range(len(ordered)), ordered, size=8)
-        axis.set_xscale("symlog", linthresh=3)
-        axis.set(xlim=(-3, 900), ylim=(-0.8, max(1, len(ordered)) - 0.2))
-        ticks = (-2, -1, 0, 1, 2, 10, 30, 100, 300)
-        axis.set_xticks(ticks, map(str, ticks))
-        axis.minorticks_off()
-        axis.axvline(0, color="gray", linewidth=1)
-        axis.set(
-            title=f"attention: {attention}",
-            xlabel=f"loss past token {WINDOW} against chunks, percent, untrained (95 % interval)",
-            ylabel="how new positions are made" if attention == attentions[0] else None,
-        )
+    """Every untrained recipe: those close to chunks on an axis of their own, the others by attention."""
+    found = {
+        (c.recipe, c.attention): change(r, baseline, PAST)
+        for c, r in cells.items()
+        if c.train == "none" and c.attention in ATTENTIONS and not chunks(c)
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    windowed = {recipe: value for (recipe, attention), value in found.items() if attention == WINDOWED}
+    close = {recipe: {WINDOWED: value} for recipe, value in windowed.items() if value[0] < CLOSE}
+    far = {
+        recipe: {attention: found[recipe, attention] for attention in ATTENTIONS if (recipe, attention) in found}
+        for recipe in dict.fromkeys(recipe for (recipe, _), value in found.items() if value[0] >= CLOSE)
+    }
+    titles = ("as good as chunks, or close", "with and without a window")
+    for axis, rows, title in zip(axes, (close, far), titles, strict=True):
+        ordered = sorted(rows, key=lambda recipe: -max(value for value, _, _ in rows[recipe].values()))
+        for attention, label in ATTENTIONS.items():
+            shift = 0 if rows is close else 0.16 if attention == WINDOWED else -0.16
+            points = {height: rows[recipe].get(attention) for height, recipe in enumerate(ordered)}
+            points = {height + shift: point for height, point in points.items() if point}
+            if points:
+                value, low, high = np.array(list(points.values())).T
+                spread = [value - low, high - value]
+                style = {"fmt": "o", "capsize": 3, "color": COLORS[attention], "label": label}
+                axis.errorbar(value, list(points), xerr=spread, **style)
+        axis.set_yticks(range(len(ordered)), ordered)
+        axis.set_ylim(-0.6, max(1, len(ordered)) - 0.4)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.grid(axis="x", color="0.9")
+        axis.set_title(f"Untrained, {place[2]:,} tokens: {title}", loc="left")
+        axis.set_xlabel(f"MLM loss past token {SOURCE_LENGTH}, percent above chunks (95 % interval)")
+        _legend(axis)
+    axes[0].set_ylabel("how new positions are made")
     _save(figure, file)
 
 
 def draw_positions(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
-    """Loss by position against chunking's: where the seams and the aliasing show."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    """Loss by position against that of chunks: where the seam shows, and what the first tokens pay."""
     shown = {
-        "window + [CLS]": ("tile-skip-special", "tile", "hierarchical 0.2"),
-        "full": ("tile-skip-special", "hierarchical 0.4", "repeat-last"),
+        WINDOWED: ("tile-skip-special", "tile", "hierarchical 0.1"),
+        FULL: ("tile-skip-special", "hierarchical 0.4", "repeat-last"),
     }
+    names = {"first seam": f"{SOURCE_LENGTH - SEAM}-{SOURCE_LENGTH + SEAM - 1}\n(the seam)"}
+    buckets = [column for column in baseline["sums"] if column[0].isdigit()]
+    columns = [*buckets[:1], "first seam", *buckets[1:]]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for axis, (attention, recipes) in zip(axes, shown.items(), strict=True):
-        for recipe in recipes:
-            result = cells.get(Cell(*place, recipe, attention))
-            if result:
-                ratio = [
-                    ours[0] / theirs[0] for ours, theirs in zip(result["profile"], baseline["profile"], strict=True)
-                ]
-                axis.plot(BIN * np.arange(len(ratio)) + BIN / 2, 100 * (np.array(ratio) - 1), label=recipe)
-        for seam in range(WINDOW, place[2], WINDOW):
-            axis.axvline(seam, color="lightgray", linestyle="--", linewidth=1)
-        axis.axhline(0, color="gray", linewidth=1)
-        axis.set(
-            title=f"{attention}, untrained",
-            xlabel=f"position, {BIN} to a point",
-            ylabel="loss against chunking, percent",
-        )
+        lines = {recipe: cells.get(Cell(*place, recipe, attention)) for recipe in recipes}
+        if attention == WINDOWED:
+            lines["chunks that overlap by half"] = cells.get(Cell(*place, "chunked, half overlapping"))
+        for index, (label, result) in enumerate(lines.items()):
+            for place_of, column in enumerate(columns if result else ()):
+                found = change(result, baseline, column)
+                label_once = label if place_of == 0 else None
+                interval(axis, place_of + 0.16 * (index - 1.5), found, color=f"C{index}", label=label_once)
+        axis.set_xticks(range(len(columns)), [names.get(column, column) for column in columns])
+        axis.axhline(0, color="black", linewidth=1)
+        axis.grid(axis="y", color="0.9")
+        axis.set_title(f"Untrained, {ATTENTIONS[attention]}", loc="left")
+        axis.set(xlabel="position in the text", ylabel="MLM loss, percent above chunks (95 % interval)")
         _legend(axis)
     _save(figure, file)
 
 
+STEPS = {  # label: recipe, attention, what is trained
+    "tiled rows, window": ("tile-skip-special", WINDOWED, "all"),
+    "tiled rows, full attention": ("tile-skip-special", FULL, "all"),
+    "tiled rows, full attention, only positions trained": ("tile-skip-special", FULL, "positions"),
+    "hierarchical 0.4, full attention": ("hierarchical 0.4", FULL, "all"),
+}
+
+
+def longest_run(cells: dict[Cell, Result], wanted: tuple[str, str, str]) -> dict[Cell, Result]:
+    """Of the runs at several rates and seeds the one that was trained longest, at the lowest rate."""
+    runs: dict[Cell, dict[Cell, Result]] = {}
+    for cell, result in cells.items():
+        if (cell.recipe, cell.attention, cell.train, cell.lr_scheduler_type) == (*wanted, CONSTANT):
+            runs.setdefault(dataclasses.replace(cell, steps=0), {})[cell] = result
+    length = {run: max(cell.steps for cell in measured) for run, measured in runs.items()}
+    best = min(runs, key=lambda run: (-length[run], run.learning_rate, run.seed), default=None)
+    return runs[best] if best else {}
+
+
 def draw_steps(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Path) -> None:
-    """What training does, step by step, a panel for each checkpoint and kind of text."""
-    trained_at = [place for place, (_, cells) in places.items() if any(cell.train != "none" for cell in cells)]
-    if not trained_at:
+    """What training does, step by step, a panel for each checkpoint, at the length that most was trained at."""
+    trained = {place: sum(cell.train != "none" for cell in cells) for place, (_, cells) in places.items()}
+    if not any(trained.values()):
         return
-    figure, axes = plt.subplots(len(trained_at), 1, figsize=(13, 5 * len(trained_at)), layout="constrained")
-    for axis, place in zip(np.atleast_1d(axes), trained_at, strict=True):
-        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    length = max(trained, key=lambda place: trained[place])[2]
+    shown = [place for place, count in trained.items() if count and place[2] == length]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(6.5 * len(shown), 5), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, place in zip(axes[0], shown, strict=True):
         baseline, cells = places[place]
-        runs: dict[Cell, dict[int, Result]] = {}
-        for cell, result in cells.items():
-            if cell.train != "none" and not chunks(cell):
-                runs.setdefault(dataclasses.replace(cell, steps=0), {})[cell.steps] = result
-        for run, points in runs.items():
-            untrained = cells.get(Cell(*place, run.recipe, run.attention))
+        for index, (label, wanted) in enumerate(STEPS.items()):
+            points = {cell.steps: result for cell, result in longest_run(cells, wanted).items()}
+            untrained = cells.get(Cell(*place, *wanted[:2]))
+            if not points:
+                continue
             points |= {0: untrained} if untrained else {}
-            heights = [change(points[step], baseline, PAST, 1)[0] for step in sorted(points)]
-            label = f"{run.recipe}, {run.attention}: {run.train} at {rate(run)}, seed {run.seed}"
-            axis.plot(sorted(points), heights, ":" if run.train == "positions" else "-", marker="o", label=label)
-        axis.axhline(0, color="gray", linewidth=1)
-        axis.set_xscale("symlog", linthresh=25)
-        axis.set(
-            xlim=(-2, None),
-            title=f"{place[0]}, {place[1]}, {place[2]:,} tokens",
-            xlabel="steps of 4,096 tokens",
-            ylabel=f"loss past token {WINDOW} against chunks, percent",
-        )
-        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+            steps = sorted(points)
+            found = [change(points[step], baseline, PAST) for step in steps]
+            for step, each in zip(steps, found, strict=True):
+                interval(axis, step, each, color=f"C{index}")
+            axis.plot(steps, [value for value, _, _ in found], color=f"C{index}", label=label)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.grid(axis="y", color="0.9")
+        axis.set_title(f"{place[0]}, {place[2]:,} tokens", loc="left")
+        axis.set_xlabel("steps of 4,096 tokens")
+    axes[0, 0].set_ylabel(f"MLM loss past token {SOURCE_LENGTH},\npercent above chunks (95 % interval)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     _save(figure, file)
 
 
 def draw_alpha(place: Place, baseline: Result, cells: dict[Cell, Result], file: Path) -> None:
     """Hierarchical positions by alpha, untrained: what is kept below the source's end and what is gained past it."""
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for attention, style in (("full", "-"), ("window + [CLS]", "--")):
-        for column in ("0-511", PAST):
-            chosen = {
-                float(c.recipe.split()[1]): change(r, baseline, column, 1)[0]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    columns = {"0-511": f"first {SOURCE_LENGTH} tokens", PAST: f"past token {SOURCE_LENGTH}"}
+    for axis, (column, title) in zip(axes, columns.items(), strict=True):
+        for attention, label in ATTENTIONS.items():
+            found = {
+                float(c.recipe.split()[1]): change(r, baseline, column)
                 for c, r in cells.items()
-                if c.attention == attention
-                and c.train == "none"
+                if (c.attention, c.train) == (attention, "none")
                 and c.recipe.startswith("hierarchical")
                 and "," not in c.recipe
             }
-            axis.plot(
-                sorted(chosen),
-                [chosen[alpha] for alpha in sorted(chosen)],
-                style,
-                marker="o",
-                label=f"{attention}, {column}",
-            )
-    axis.set(xlabel="hierarchical_alpha", ylabel="loss against chunking, percent")
-    _legend(axis)
+            alphas = sorted(found)
+            for alpha in alphas:
+                interval(axis, alpha, found[alpha], color=COLORS[attention])
+            axis.plot(alphas, [found[alpha][0] for alpha in alphas], color=COLORS[attention], label=label)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.grid(axis="y", color="0.9")
+        axis.set_title(f"Untrained, {title}", loc="left")
+        axis.set_xlabel("hierarchical_alpha")
+    axes[0].set_ylabel("MLM loss, percent above chunks\n(95 % interval)")
+    _legend(axes[0])
     _save(figure, file)
 
 
+FROM_SCRATCH = {  # label: model, recipe, attention
+    "learned, then tiled, window": ("learned", "tile-skip-special", WINDOWED),
+    "learned, then tiled, full attention": ("learned", "tile-skip-special", FULL),
+    "learned, then random rows, full attention": ("learned", "random", FULL),
+    "sinusoidal, full attention": ("sinusoidal", "its own type", FULL),
+    "hierarchical, full attention": ("hierarchical", "its own type", FULL),
+}
+
+
 def draw_scratch(places: dict[Place, tuple[Result, dict[Cell, Result]]], file: Path) -> None:
-    """Models trained from scratch, read further than any row they were trained on, a panel for each."""
-    models = {place[0]: place for place in sorted(places, key=lambda place: place[2]) if place[0].endswith(SCRATCH)}
-    if not models:
+    """Models trained from scratch, read further than any row they were trained on."""
+    scratch = [place for place in places if place[0].endswith(SCRATCH)]
+    if not scratch:
         return
-    figure, axes = plt.subplots(
-        1, len(models), figsize=(5 * len(models), 4), layout="constrained", squeeze=False, sharey=True
-    )
-    for axis, place in zip(axes[0], models.values(), strict=True):
-        baseline, cells = places[place]
-        whole = {f"{cell.recipe}, {cell.attention}": cells[cell] for cell in cells if not chunks(cell)}
-        lines = {"in chunks": baseline, **whole}
-        for label, result in lines.items():
-            heights = [summed / count for summed, count, _ in result["profile"]]
-            axis.plot(BIN * np.arange(len(heights)) + BIN / 2, heights, label=label)
-        axis.axvline(WINDOW, color="gray", linestyle="--", linewidth=1)
-        axis.set_xscale("log", base=2)
-        axis.set(title=place[0], xlabel=f"position, {BIN} to a point", ylabel="loss, nats")
-        _legend(axis)
+    lengths = sorted({place[2] for place in scratch})
+    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for index, (label, (model, recipe, attention)) in enumerate(FROM_SCRATCH.items()):
+        for place in scratch:
+            baseline, cells = places[place]
+            result = cells.get(Cell(*place, recipe, attention))
+            if place[0] == f"{model} {SCRATCH}" and result:
+                found = change(result, baseline, PAST)
+                at = lengths.index(place[2])
+                label_once = label if at == 0 else None
+                interval(axis, at + 0.12 * (index - 2), found, color=f"C{index}", label=label_once)
+    axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axis.axhline(0, color="black", linewidth=1)
+    axis.grid(axis="y", color="0.9")
+    axis.set_title(f"Trained from scratch on rows of up to {SOURCE_LENGTH} bytes, then read further", loc="left")
+    axis.set(xlabel="bytes read", ylabel=f"loss past byte {SOURCE_LENGTH}, percent above chunks\n(95 % interval)")
+    figure.legend(loc="outside right center")
     _save(figure, file)
 
 

@@ -8,9 +8,14 @@ import sys
 from transformers import TrainingArguments
 
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
-from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.finetuning.tasks.classification import Classification, ClassificationArguments, read_documents
+from longbert.finetuning.splits import make_splits
+from longbert.finetuning.tasks.classification import (
+    Classification,
+    ClassificationArguments,
+    read_documents,
+    targets_of,
+)
 from longbert.source import Source
 from longbert.training.safety import DivergedError
 
@@ -20,8 +25,13 @@ def main(argv: list[str]) -> None:
         argv, ModelArguments, ClassificationArguments, FinetuningArguments, TrainingArguments
     )
     source = Source.of(model_args)
-    splits = make_splits(task_args, lambda path: read_documents(path, task_args), "label", args.seed)
-    task = Classification.of(source.tokenizer, splits, task_args.problem_type, args.per_device_eval_batch_size)
+    splits = make_splits(
+        task_args,
+        lambda path: read_documents(path, task_args),
+        lambda examples: targets_of(examples, task_args.problem_type),
+        args.seed,
+    )
+    task = Classification.of(source, splits, task_args.problem_type, args.per_device_eval_batch_size)
     run_task(task, splits, source, run_args, args, model_args, task_args)
 
 

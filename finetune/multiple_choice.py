@@ -8,8 +8,8 @@ import sys
 from transformers import TrainingArguments
 
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
-from longbert.finetuning.examples import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
+from longbert.finetuning.splits import make_splits
 from longbert.finetuning.tasks.multiple_choice import MultipleChoice, MultipleChoiceArguments, read_choices
 from longbert.source import Source
 from longbert.training.safety import DivergedError
@@ -20,8 +20,8 @@ def main(argv: list[str]) -> None:
         argv, ModelArguments, MultipleChoiceArguments, FinetuningArguments, TrainingArguments
     )
     source = Source.of(model_args)
-    splits = make_splits(task_args, lambda path: read_choices(path, task_args), None, args.seed)
-    task = MultipleChoice.of(source, run_args, args.per_device_eval_batch_size)
+    splits = make_splits(task_args, lambda path: read_choices(path, task_args), lambda _: None, args.seed)
+    task = MultipleChoice(source.tokenizer, args.per_device_eval_batch_size)
     run_task(task, splits, source, run_args, args, model_args, task_args)
 
 

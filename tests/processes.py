@@ -73,7 +73,7 @@ def write_settings(folder: Path, source: Path, **changes) -> Path:
 
 
 def _child(
-    script: str, argv: list[str], log: Path, environment: dict[str, str], before: Callable[[], None] | None
+    job: Callable[[], None], log: Path, environment: dict[str, str], before: Callable[[], None] | None = None
 ) -> None:
     gc.freeze()  # what the server imported is no garbage, and takes half a second to look through
     os.environ.update(environment)
@@ -84,8 +84,28 @@ def _child(
     sys.path.insert(0, str(ROOT))
     if before:
         before()
+    job()
+
+
+def _script(script: str, argv: list[str]) -> None:
     sys.argv = [script, *argv]
     runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def _code(code: str, folder: Path) -> None:
+    os.chdir(folder)
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def execute(code: str, folder: Path, log: Path) -> tuple[int, str]:
+    """Run code in a folder: the exit status, and what was printed, which is also in `log`."""
+    process = _context.Process(target=_child, args=(partial(_code, code, folder), log, ENVIRONMENT))
+    process.start()
+    process.join()
+    return process.exitcode, log.read_text(errors="replace")
 
 
 def run(script: str, *argv, before: Callable[[], None] | None = None, ranks: int = 1) -> tuple[int, str]:
@@ -99,13 +119,14 @@ def run(script: str, *argv, before: Callable[[], None] | None = None, ranks: int
         port = str(free.getsockname()[1])
     log = Path(yaml.safe_load(Path(argv[0]).read_text())["output_dir"]).with_name("log.txt")
     log.unlink(missing_ok=True)
+    job = partial(_script, script, list(map(str, argv)))
     processes = []
     for rank in range(ranks):
-        environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = dict(ENVIRONMENT)
         if ranks > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = _context.Process(target=_child, args=(script, list(map(str, argv)), log, environment, before))
+        process = _context.Process(target=_child, args=(job, log, environment, before))
         process.start()
         processes.append(process)
     processes[0].join()

@@ -9,10 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from processes import PRELOADED
+from processes import PRELOADED, ROOT
 
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling" / "longbert"
 # each module may import those before it
 ORDER = [
@@ -34,7 +33,9 @@ ORDER = [
     "folders",
     "arguments",
     "source",
+    "data.files",
     "data.documents",
+    "data.features",
     "data.rows",
     "data.masking",
     "data.batches",
@@ -53,10 +54,17 @@ ORDER = [
     "training.freezing",
     "training.sequence_parallel",
     "training.pretraining",
+    "finetuning.labels",
+    "finetuning.entities",
+    "finetuning.words",
+    "finetuning.answers",
     "finetuning.examples",
+    "finetuning.splits",
     "finetuning.metrics",
-    "finetuning.strategies",
     "finetuning.report",
+    "finetuning.strategies",
+    "finetuning.pieces",
+    "finetuning.comparison",
     "finetuning.tasks.task",
     "finetuning.loop",
     "finetuning.tasks.classification",

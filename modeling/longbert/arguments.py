@@ -1,5 +1,6 @@
 """The settings of a run: dataclasses whose fields are the keys of YAML files and of `key=value` overrides."""
 
+import codecs
 import dataclasses
 import difflib
 import json
@@ -19,7 +20,7 @@ from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
 
-# What a user can mend: entry points print these in one line, anything else is ours
+# what a user can mend and entry points print in one line; any other error is a bug
 USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 
 
@@ -95,23 +96,44 @@ class ModelArguments:
 
 
 @dataclass(kw_only=True)
-class DataArguments:
+class FileArguments:
+    """How files are read, where their content does not say it."""
+
+    encoding: str | None = described(None, "of text files, such as cp1252 or gb18030; by default UTF-8")
+    delimiter: str | None = described(
+        None, "between the cells of a csv; by default the one of , ; tab | that gives the columns asked for"
+    )
+    skip_empty: bool = described(False, "leave out rows that lack what is asked for, and count them")
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ValueError(f"encoding must be a name that Python knows, got {self.encoding!r}") from None
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
+
+
+@dataclass(kw_only=True)
+class DataArguments(FileArguments):
     """Which documents, and how they are cut and masked."""
 
     data: list[str] = described([], "files, globs or folders of documents; package://name/... works too")
     text_column: str = described("text", "column of the documents in json, parquet and csv files")
     streaming: bool = described(False, "read documents as they are needed, for corpora larger than the disk cache")
-    held_out_every: int = described(10, "documents 0, k, 2k, ... are never trained on and make the proof")
-    packing: bool = described(False, "several short documents in a row, which do not see each other")
-    stride: int = described(0, "tokens that a row repeats of the one before, where a document is longer than a row")
+    held_out_every: int = described(10, "k: documents 0, k, 2k, ... are held out from training; the proof reads them")
+    packing: bool = described(False, "put several short documents into one row; they do not see each other")
+    stride: int = described(0, "tokens that each row of a long document repeats from the row before")
     short_seq_probability: float | None = described(
-        None, "share of rows cut at a random shorter length; by default 0.1 for sentence pairs, as BERT, and else 0"
+        None, "share of rows cut at a random shorter length; by default 0.1 for sentence pairs, as in BERT, else 0"
     )
     mlm_probability: float = described(0.15, "share of tokens to predict")
-    whole_word_mask: bool = described(False, "mask all the pieces of a word or none")
+    whole_word_mask: bool = described(False, "mask whole words: all word pieces of a word or none")
     proof_documents: int = described(64, "the most held-out texts that the proof reads")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.data:
             raise ValueError("data must name at least one file, glob or folder of documents")
         if not 0 < self.mlm_probability < 1:
@@ -134,42 +156,55 @@ def parse_window(text: str) -> int | None:
     return None if text == FULL else int(text)
 
 
+@dataclass(kw_only=True)
+class RunArguments:
+    """How a run is kept safe: what every training, pretraining or fine-tuning, can be told."""
+
+    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
+    resume: str | None = described(
+        None, "auto for the newest whole checkpoint in output_dir, or a checkpoint's folder"
+    )
+    max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+
+    def __post_init__(self) -> None:
+        if self.max_loss_ratio <= 1:
+            raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
+
+
 OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")
 
 
 @dataclass(kw_only=True)
-class PretrainingArguments:
+class PretrainingArguments(RunArguments):
     """What is learned, in which order, and how a run is kept safe."""
 
     objective: str = described("mlm", "mlm, or with sentence pairs mlm+nsp (next sentence) or mlm+sop (their order)")
     max_seq_length: int = described(
-        2048, "tokens of the longest row, [CLS] and [SEP] counted; the proof reads as many"
+        2048, "tokens of the longest row, [CLS] and [SEP] counted; also of the proof's texts"
     )
     length_schedule: str | None = described(
         None,
         "[[share of the steps, row length], ...], with as many tokens in every step; BERT's: [[0.9,128],[0.1,512]]",
     )
     position_sampling: str = described(
-        "none", "offset: rows stand anywhere in the model's reach, not only at its start"
+        "none", "offset: place rows anywhere in the model's reach, not only at its start"
     )
     train_only: list[str] = described(
         ["all"], "all; positions (the rows past the source's); or regular expressions for parameter names"
     )
-    checkpoint_from: int = described(4096, "rows of this many tokens or more train with gradient checkpointing")
     native_steps: int = described(
         0, "optimizer steps of MLM at the source's own length that come first, if its MLM head is new or broken"
     )
     native_length_schedule: str | None = described(
         None, "a length_schedule for native_steps; a new head learns sooner from short rows"
     )
-    resume: str | None = described(None, "auto, the newest whole checkpoint in output_dir, or a checkpoint's folder")
-    max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
     sequence_parallel_size: int = described(
         1, "neighbouring processes that share each text, if one GPU's memory is too small"
     )
     dry_run: bool = described(False, "try one step and one evaluation at the longest length, say what it costs, exit")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
         if self.max_seq_length < 4:
@@ -178,8 +213,6 @@ class PretrainingArguments:
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
         if self.sequence_parallel_size < 1:
             raise ValueError(f"sequence_parallel_size must be at least 1, got {self.sequence_parallel_size}")
-        if self.max_loss_ratio <= 1:
-            raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
         self.phases()
         parse_schedule("native_length_schedule", self.native_length_schedule, self.max_seq_length)
 
@@ -189,10 +222,10 @@ class PretrainingArguments:
 
 
 def parse_schedule(name: str, schedule: str | None, longest: int) -> list[tuple[float, int]]:
-    """(share of the steps, row length) of each phase of an argument; one of the longest rows where there is none.
+    """(share of the steps, row length) of each phase of a schedule; without one, a single phase of the longest rows.
 
     Raises:
-        ValueError: the schedule is none, its shares do not sum to 1, or a row is longer than `longest`.
+        ValueError: it is not a schedule, its shares do not sum to 1, or a row is longer than `longest`.
     """
     if schedule is None:
         return [(1.0, longest)]
@@ -291,11 +324,11 @@ def _as_arguments(key: str, value: Any) -> list[str]:
 
 
 def write_config(file: str | Path, *instances: Any) -> None:
-    """Write the resolved settings without tokens: all of ours, and those of other classes that are not at their
+    """Write the settings of a run, without Hub tokens: all of ours, and those of other classes that differ from their
     default."""
     settings: dict[str, Any] = {}
     for instance in instances:
-        ours = type(instance).__module__ == __name__
+        ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
             value = getattr(instance, spec.name)
             value = value.value if isinstance(value, Enum) else value

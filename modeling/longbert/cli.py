@@ -53,11 +53,20 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--position-init", choices=list(POSITION_INITS), help="how new rows are filled", **unsaid)
     command.add_argument(
-        "--alpha", type=float, dest="hierarchical_alpha", help="weight of the block code of hierarchical", **unsaid
+        "--alpha",
+        type=float,
+        dest="hierarchical_alpha",
+        help="weight of the block's vector in hierarchical positions",
+        **unsaid,
     )
-    command.add_argument("--attention-window", type=_window, help=f"tokens, even; or {FULL}", **unsaid)
+    command.add_argument(
+        "--attention-window",
+        type=_window,
+        help=f"how many tokens around it a token of a long text sees: an even number, or {FULL}",
+        **unsaid,
+    )
     command.add_argument("--encoder-only", action="store_true", help="leave the source's head out")
-    command.add_argument("--tokenizer", help="folder or Hub id, where the source has none")
+    command.add_argument("--tokenizer", help="folder or Hub id of a tokenizer, if the source has none")
     command.add_argument(
         "--no-code",
         action="store_false",
@@ -135,14 +144,14 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
     command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
     command.add_argument(
-        "--held-out-every", type=int, help="read only documents 0, k, 2k, ... as train.py holds them out"
+        "--held-out-every", type=int, help="k: read only documents 0, k, 2k, ..., which train.py holds out"
     )
     command.add_argument(
         "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"
     )
-    command.add_argument("--documents", type=int, default=64, help="texts read at most, spread over all there are")
+    command.add_argument("--documents", type=int, default=64, help="the most texts to read, spread evenly over all")
     command.add_argument("--mlm-probability", type=float, default=0.15, help="share of tokens to predict")
-    command.add_argument("--seed", type=int, default=0, help="of the masks, which are the same for every model")
+    command.add_argument("--seed", type=int, default=0, help="seed of the masks, which are the same for every model")
     command.set_defaults(run=run_evaluate)
 
 
@@ -191,7 +200,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 def add_finetune(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("finetune", help="fine-tuning on long documents, as the scripts in finetune/")
-    command.add_argument("task", choices=TASKS, help="the script")
+    command.add_argument("task", choices=TASKS, help="which script")
     _add_script_arguments(command)
     command.set_defaults(run=lambda arguments: run_script(f"finetune/{arguments.task}.py", arguments.argv))
 
@@ -201,7 +210,7 @@ def _add_script_arguments(command: argparse.ArgumentParser) -> None:
         "argv",
         nargs=argparse.REMAINDER,
         metavar="CONFIG.yaml [key=value ...]",
-        help="a file, or one that longbert brings along, such as pretrain/base-4096.yaml; --help lists every key",
+        help="a file, or one that comes with longbert, such as pretrain/base-4096.yaml; --help lists every key",
     )
 
 
@@ -233,11 +242,15 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("push", help="publish a model on the Hub, with its code, tokenizer and card")
     command.add_argument("model", help=MODEL)
     command.add_argument("repo", help="NAME or OWNER/NAME")
-    command.add_argument("--private", action="store_true", default=None, help="where the repository is new")
-    command.add_argument("--revision", help="branch, made where there is none")
-    command.add_argument("--tag", help="name of this version")
-    command.add_argument("--message", help="of the commit")
-    command.add_argument("--create-pr", action="store_true", help="propose it, where others own the repository")
+    command.add_argument(
+        "--private", action="store_true", default=None, help="make the repository private, if it is new"
+    )
+    command.add_argument("--revision", help="branch; created if there is none of this name")
+    command.add_argument("--tag", help="tag for this version")
+    command.add_argument("--message", help="commit message")
+    command.add_argument(
+        "--create-pr", action="store_true", help="open a pull request, for a repository that others own"
+    )
     command.add_argument("--license", help="identifier such as apache-2.0 (default: the source's, where it is known)")
     command.set_defaults(run=run_push)
 
@@ -262,7 +275,7 @@ def run_push(arguments: argparse.Namespace) -> int:
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
     command.add_argument("model", help=MODEL)
-    command.add_argument("data", nargs="+", help="files, globs, folders as of evaluate; - for one text on stdin")
+    command.add_argument("data", nargs="+", help="files, globs, folders; - reads one text from stdin")
     command.add_argument("--text-column", default="text", help=TEXT_COLUMN)
     command.add_argument("--question", help="what a question-answering model is asked of every text")
     command.set_defaults(run=run_predict)

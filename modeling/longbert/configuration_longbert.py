@@ -43,13 +43,12 @@ class LongBertConfig(BertConfig):
     Args:
         position_type: a key of `POSITION_TYPES`: learned, learned-extended, hierarchical, sinusoidal, or registered.
         position_init: a key of `POSITION_INITS`: how `learned-extended` fills the rows that the source never had.
-        pretrained_positions: the source length n: how many tokens the first source read. In longer texts the window
-            begins to act, and the proof's chunks are n tokens
-            long. Read from the source by `from_pretrained`, and kept however often the model
-            is extended; left at 0, from scratch, it becomes 512, or all positions where there are fewer or the type is
-            `learned`.
-        hierarchical_rows: how many rows `hierarchical` makes its positions of, if not n: those of a longer learned
-            table that became hierarchical.
+        pretrained_positions: the source length n: how many tokens the first source read. The window acts only in
+            longer texts, and the proof's chunks are n tokens long. Read from the source by `from_pretrained`, and
+            kept however often the model is extended. Left at 0, from scratch, it becomes 512, or all positions where
+            there are fewer or the type is `learned`.
+        hierarchical_rows: how many rows `hierarchical` combines, if not n: as many as a longer learned table had
+            when it became hierarchical.
         hierarchical_alpha: weight of the block code in `hierarchical`, in (0, 1) without 0.5.
         sinusoidal_base: the longest wavelength of `sinusoidal` is about 2 pi times this many positions.
         attention_window: tokens w, even: a token of a text longer than `pretrained_positions` sees w/2 tokens to each
@@ -61,6 +60,8 @@ class LongBertConfig(BertConfig):
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
         extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
+        task_settings: how a fine-tuned model's texts were read and its answers chosen, for `longbert predict`; the
+            model itself does not look at them.
         zero_padding_positions: give padding positions, as marked by `attention_mask`, the zero vector (`sinusoidal`).
 
     Raises:
@@ -81,6 +82,7 @@ class LongBertConfig(BertConfig):
     full_attention_layers: list[int] | None = None
     classifier_pooling: Literal["cls", "mean"] = "cls"
     extended_from: str | None = None
+    task_settings: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.pretrained_positions == 0:

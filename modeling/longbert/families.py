@@ -32,8 +32,8 @@ class Family:
         must_be: settings under which its encoder is BERT's; any other value is refused.
         must_agree: pairs of settings that have to be the same number.
         mlm_activation: the activation of its MLM head, whatever `hidden_act` says; None if it is `hidden_act`.
-        own_heads: classes whose head BERT does not have, and the weight that marks it; the encoder is all that can be
-            loaded of them.
+        own_heads: classes whose head BERT does not have, and the weight that marks it; only their encoder can be
+            loaded.
     """
 
     class_prefix: str

@@ -37,13 +37,13 @@ def written_aside(folder: str | Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        publish(aside, folder)
+        put_in_place(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def publish(aside: Path, folder: Path) -> None:
+def put_in_place(aside: Path, folder: Path) -> None:
     """Move a written folder, with a manifest, into place; after a crash at any moment it is there whole or not at
     all."""
     if folder.exists():
@@ -70,7 +70,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage(folder: str | Path) -> str | None:
-    """What is wrong with a folder that `publish` wrote; None where it is whole."""
+    """What is wrong with a folder that `put_in_place` wrote; None where it is whole."""
     folder = Path(folder)
     try:
         sums = json.loads((folder / MANIFEST).read_text("utf-8"))

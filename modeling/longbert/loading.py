@@ -235,7 +235,7 @@ def long_encoders(model: nn.Module) -> list[str]:
 
 
 def _lacking(encoder: nn.Module, name: str, missing: set[str]) -> list[str]:
-    """The full names of an encoder's missing weights, of those that every BERT encoder has."""
+    """The full names of the weights that every BERT encoder has and this one lacks."""
     start = f"{name}." if name else ""
     return [start + key for key in encoder.state_dict() if start + key in missing and OF_EVERY_ENCODER.match(key)]
 

@@ -12,7 +12,7 @@ ROWS_PER_CHUNK = 2048  # 250 MB of fp32 logits at BERT's vocabulary; a single ch
 
 
 def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision as fp32, which long sums need; fp64 stays fp64."""
+    """Convert half precision to fp32, which long sums need; fp64 stays fp64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -27,7 +27,7 @@ def masked_lm_loss(
     labels: torch.LongTensor,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy in fp32 (fp64 for a model that is), summed over labelled positions and divided by their number.
+    """Cross-entropy in fp32 (fp64 for an fp64 model), summed over labelled positions and divided by their number.
 
     Vocabulary-sized logits exist for `ROWS_PER_CHUNK` labelled positions at a time, in the backward pass too.
 

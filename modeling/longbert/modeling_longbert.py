@@ -189,7 +189,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         """`[batch_size, seq_length]` bool, False at padding; None where there is none, or no mask that says so.
 
         Args:
-            tokens: `[batch_size, seq_length]`, anything that there is of each token.
+            tokens: `[batch_size, seq_length]`, a tensor with an entry for each token, such as `input_ids`.
         """
         if attention_mask is None:
             return None

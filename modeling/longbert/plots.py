@@ -109,26 +109,43 @@ def plot_losses(
     max_seq_length: int,
     title: str,
     file: str | Path,
-    bin_size: int = 64,
+    points: int = 8,
 ) -> None:
-    """Draw loss by position, averaged over `bin_size` positions, multiples of the chunk length marked.
+    """Draw by position how far each line's loss is above or below the first line's, with 95 % intervals over texts.
+
+    Texts differ far more than ways to read them, so the losses themselves would show nothing.
 
     Args:
-        lines: for every name the positions and the losses of its tokens, `[tokens]` each.
+        lines: for every name the positions and the losses of its tokens, `[tokens]` each: the same tokens in every
+            line, text by text, each text from its beginning.
+        points: at most so many points a line; each stands for a multiple of the source length.
     """
-    figure, axes = plt.subplots(figsize=(11, 6), layout="constrained")
-    bins = np.arange(0, max_seq_length + bin_size, bin_size)
-    for index, (name, (position, loss)) in enumerate(lines.items()):
-        count, _ = np.histogram(position, bins)
-        total, _ = np.histogram(position, bins, weights=loss)
-        filled = count > 0
-        style = "-" if index < 10 else "--"  # there are ten colours
-        axes.plot(bins[:-1][filled] + bin_size / 2, total[filled] / count[filled], style, label=name, linewidth=1.4)
-    for seam in range(source_length, max_seq_length, source_length):
-        axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
+    baseline, *others = lines
+    position, base = lines[baseline]
+    span = source_length * max(1, -(-max_seq_length // (source_length * points)))
+    text = np.cumsum(np.diff(position, prepend=position[0]) < 0)  # a position that goes back begins a text
+    edges = np.arange(0, max_seq_length + span, span)
+    cell = (text, np.digitize(position, edges) - 1)
+    below = _sums(cell, base)
+    chosen = np.random.default_rng(0).integers(len(below), size=(2000, len(below)))
+    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+    for index, name in enumerate(others):
+        sums = _sums(cell, lines[name][1])
+        with np.errstate(divide="ignore", invalid="ignore"):  # where no text, or none of those drawn, has a token
+            change = 100 * (sums.sum(0) / below.sum(0) - 1)
+            drawn = 100 * (sums[chosen].sum(1) / below[chosen].sum(1) - 1)
+        known = np.isfinite(change)
+        low, high = np.nanquantile(drawn[:, known], [0.025, 0.975], axis=0)
+        at = (edges[:-1][: len(change)] + span * (0.5 + 0.12 * (index - (len(others) - 1) / 2)))[known]
+        spread = [change[known] - low, high - change[known]]
+        axes.errorbar(at, change[known], yerr=spread, fmt="o", capsize=3, color=f"C{index}", label=name)
+    for seam in range(span, max_seq_length, span):
+        axes.axvline(seam, color="0.85", linewidth=1)
+    axes.axhline(0, color="black", linewidth=1)
     axes.set(
-        xlabel="position in the text (tokens)",
-        ylabel=f"MLM loss (nats), mean over {bin_size} positions",
+        xlim=(0, max_seq_length),
+        xlabel=f"position in the text, {span} tokens to a point",
+        ylabel=f"MLM loss, percent above or below\n{baseline} (95 % interval)",
         title=title,
     )
     figure.legend(loc="outside lower center", ncols=2)
@@ -136,10 +153,18 @@ def plot_losses(
     plt.close(figure)
 
 
+def _sums(cell: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Sums of values by text and span of positions."""
+    sums = np.zeros([int(each.max()) + 1 for each in cell])
+    np.add.at(sums, cell, values)
+    return sums
+
+
 def plot_by_position(
     lines: dict[str, np.ndarray], source_length: int, reach: int, title: str, file: str | Path
 ) -> None:
-    """Draw figures of tasks, in [0, 1], by the position of what decides, multiples of the chunk length marked.
+    """Draw figures of a task, in [0, 1], by the position of the token that decides; multiples of the source length are
+    marked.
 
     Args:
         lines: for every name positions and figures, `[2, points]`.
@@ -150,7 +175,10 @@ def plot_by_position(
     for seam in range(source_length, reach, source_length):
         axes.axvline(seam, color="grey", linewidth=0.6, linestyle="--")
     axes.set(
-        xlabel=f"position in the text (tokens); dashes: multiples of {source_length}", ylim=(-0.02, 1.02), title=title
+        xlabel=f"position in the text (tokens); dashes: multiples of {source_length}",
+        ylabel="figure of the task, from 0 to 1",
+        ylim=(-0.02, 1.02),
+        title=title,
     )
     figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(file, dpi=120)

@@ -30,7 +30,7 @@ class PositionInit:
     Args:
         fill: computes the longer table.
         least_rows: rows that a source must have for it.
-        keeps_rows: whether the rows there were stay as they are, bit for bit.
+        keeps_rows: whether the rows that were there stay as they are, bit for bit.
     """
 
     fill: Fill
@@ -147,7 +147,7 @@ def extend_table(table: torch.Tensor, length: int, config: Any) -> torch.Tensor:
 
 
 def refuse_moving(config: Any, rows: int, length: int) -> None:
-    """Raise `ValueError` where filling a table of `rows` rows up to `length` would move those that a model has."""
+    """Raise `ValueError` where filling a table of `rows` rows up to `length` would change the rows it has."""
     name = config.position_init
     if length > rows and rows != config.pretrained_positions and not POSITION_INITS[name].keeps_rows:
         raise ValueError(

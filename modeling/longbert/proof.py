@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import BertPreTrainedModel, DataCollatorForTokenClassification, PreTrainedTokenizerBase
+from transformers import BertPreTrainedModel, PreTrainedTokenizerBase
 
-from .data.masking import TokenMasker, frame
+from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
+from .data.masking import TokenMasker
 from .data.rows import RowSettings, make_rows, tokenize
+from .proof_rows import BEFORE
 
 
 @dataclass
@@ -26,14 +28,15 @@ class MaskedDocument:
 
 
 @dataclass
-class Segment:
-    """What a model reads at once: `features` framed by [CLS] and [SEP], and each token's place in the text."""
+class Piece:
+    """What a model reads at once, a whole text or a chunk: `features` between [CLS] and [SEP], and where in the text
+    each of its tokens stands."""
 
-    features: dict[str, torch.LongTensor]
+    features: Features
     positions: torch.LongTensor
 
 
-Reading = Callable[[MaskedDocument], list[Segment]]
+Cutter = Callable[[MaskedDocument], list[Piece]]
 
 
 def mask_documents(
@@ -44,22 +47,31 @@ def mask_documents(
     return [MaskedDocument(*mask(row, seed, index)) for index, row in enumerate(rows)]
 
 
-def reading(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) -> Reading:
-    """Read a document whole, or in chunks of at most `chunk_length` tokens, [CLS] and [SEP] counted."""
+def framed_piece(
+    tokenizer: PreTrainedTokenizerBase, input_ids: torch.LongTensor, labels: torch.LongTensor
+) -> Features:
+    """Some of a masked text's tokens with [CLS] and [SEP] around them, and their labels."""
+    features = framed(tokenizer, input_ids.tolist())
+    return {name: torch.tensor(ids) for name, ids in {**features, "labels": framed_labels(labels.tolist())}.items()}
 
-    def read(document: MaskedDocument) -> list[Segment]:
+
+def cutter(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) -> Cutter:
+    """Leave a document whole, or cut it into chunks of at most `chunk_length` tokens, [CLS] and [SEP] counted."""
+
+    def cut(document: MaskedDocument) -> list[Piece]:
         size = len(document.input_ids) if chunk_length is None else chunk_length - 2
-        special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         return [
-            Segment(
-                frame(document.input_ids[start : start + size], document.labels[start : start + size], *special),
+            Piece(
+                framed_piece(
+                    tokenizer, document.input_ids[start : start + size], document.labels[start : start + size]
+                ),
                 # [CLS] is position 0 of the whole document; the frame of a later chunk has no place of its own
                 torch.arange(start, min(start + size, len(document.input_ids)) + 2),
             )
             for start in range(0, len(document.input_ids), size)
         ]
 
-    return read
+    return cut
 
 
 @dataclass
@@ -89,26 +101,26 @@ class Scores:
 def score(
     model: BertPreTrainedModel,
     documents: list[MaskedDocument],
-    read: Reading,
+    cut: Cutter,
     tokenizer: PreTrainedTokenizerBase,
     description: str = "scoring",
-    segments_at_once: int = 8,
+    pieces_at_once: int = 8,
 ) -> Scores:
-    """Predict every masked token of every document once."""
-    collate = DataCollatorForTokenClassification(tokenizer)
+    """Predict every masked token of every document once, document by document, the first token first."""
     was_training = model.training
     model.eval()
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for document in tqdm(documents, desc=description, unit="document"):
-        segments = read(document)
-        for first in range(0, len(segments), segments_at_once):
-            some = segments[first : first + segments_at_once]
-            batch = collate([segment.features for segment in some]).to(model.device)
+        pieces = cut(document)
+        for first in range(0, len(pieces), pieces_at_once):
+            some = pieces[first : first + pieces_at_once]
+            batch = collate([piece.features for piece in some], tokenizer)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             labels = batch.pop("labels")
-            labelled = labels != -100
+            labelled = labels != IGNORE_INDEX
             hidden_states = model.base_model(**batch).last_hidden_state[labelled]
             logits, targets = model.cls.predictions(hidden_states).float(), labels[labelled]
-            positions = torch.cat([segment.positions[segment.features["labels"] != -100] for segment in some])
+            positions = torch.cat([piece.positions[piece.features["labels"] != IGNORE_INDEX] for piece in some])
             parts.append((positions, F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
     model.train(was_training)
     return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
@@ -189,10 +201,11 @@ class Proof:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "proof.md").write_text(self.to_markdown() + "\n", "utf-8")
         (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
-        lines = {name: (scores.position, scores.loss) for name, scores in self.rows.items()}
-        title = (
-            f"{self.documents} held-out texts, the same masks in every line; dashes: multiples of {self.source_length}"
-        )
+        # beside chunks; a model from scratch before training is so far from them that nothing else would show
+        chunked = next((name for name in self.rows if "chunked" in name), next(iter(self.rows)))
+        names = [chunked, *(name for name in self.rows if name not in (chunked, BEFORE))]
+        lines = {name: (self.rows[name].position, self.rows[name].loss) for name in names}
+        title = f"{self.documents} held-out texts, the same masks for all"
         plot_losses(lines, self.source_length, self.max_seq_length, title, folder / "proof.png")
 
 
@@ -234,13 +247,13 @@ class Prover:
 
     def chunked(self, name: str, model: BertPreTrainedModel) -> None:
         """Add the row of a model that reads chunks of the source's length."""
-        read = reading(self.tokenizer, self.proof.source_length)
+        cut = cutter(self.tokenizer, self.proof.source_length)
         title = f"{name} at {self.proof.source_length}"
-        self.proof.rows[title] = score(model, self.texts, read, self.tokenizer, title)
+        self.proof.rows[title] = score(model, self.texts, cut, self.tokenizer, title)
 
     def metrics(self, model: BertPreTrainedModel) -> dict[str, float]:
         """Loss and accuracy of a model that reads each text at once, over all positions and by position bucket."""
-        scores = score(model, self.texts, reading(self.tokenizer), self.tokenizer, "evaluating")
+        scores = score(model, self.texts, cutter(self.tokenizer), self.tokenizer, "evaluating")
         summary = scores.summary()
         buckets = {
             f"loss_{title}": scores.within(*bounds).summary()["loss"]
@@ -251,4 +264,4 @@ class Prover:
 
     def whole(self, name: str, model: BertPreTrainedModel) -> None:
         """Add the row of a model that reads each text at once."""
-        self.proof.rows[name] = score(model, self.texts, reading(self.tokenizer), self.tokenizer, name)
+        self.proof.rows[name] = score(model, self.texts, cutter(self.tokenizer), self.tokenizer, name)

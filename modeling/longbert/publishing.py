@@ -167,7 +167,7 @@ def push(
     Raises:
         PermissionError: no token, or one that the Hub does not accept.
         ValueError: config, table, buffers and tokenizer do not agree.
-        ConnectionError: the connection broke; nothing is published by half.
+        ConnectionError: the connection broke; nothing was published.
     """
     folder = Path(resolve_path(str(folder)))
     api = HfApi(token=token)

@@ -164,6 +164,16 @@ def head_of(source: str | Path, family: Family, stated: dict[str, Any], names: d
     return _head_by_weights(names, stated)
 
 
+def saved_head(path: str) -> str | None:
+    """The LongBert class with a checkpoint's head; None where BERT has no such head."""
+    stated = stated_config(path)
+    weights = SourceWeights.of(read_shapes(path) or {}, stated)
+    try:
+        return head_of(path, weights.family, stated, weights.bert_names())
+    except ValueError:
+        return None
+
+
 def _head_by_weights(names: dict[str, tuple[int, ...]], stated: dict[str, Any]) -> str:
     starts = {start for start in ("cls.predictions.", "cls.seq_relationship.", "qa_outputs.") if _any(names, start)}
     if "cls.predictions." in starts:
@@ -187,7 +197,7 @@ def _any(names: dict[str, Any], start: str) -> bool:
 
 
 def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
-    """The source's tokenizer, told the model's reach.
+    """The source's tokenizer, with the model's reach as its `model_max_length`.
 
     Raises:
         ValueError: it has no vocabulary of its own, or one that the model has too few word vectors for.
@@ -306,8 +316,14 @@ class Source:
         tokenizer = load_tokenizer(find_source(arguments.tokenizer or arguments.model), config)
         return cls(path, LongBertConfig.from_pretrained(path), config, tokenizer)
 
+    def labels(self, model_class: type[LongBertPreTrainedModel]) -> list[str] | None:
+        """The labels of a finished head, in the order of their numbers; None where the source has no such head."""
+        if self.path is None or saved_head(self.path) != model_class.__name__:
+            return None
+        return [str(self.native.id2label[number]) for number in range(self.native.num_labels)]
+
     def refuse_longer(self, run_args: PretrainingArguments) -> None:
-        """Raise `ValueError` for rows that the model cannot reach to the end of, as it is or as it will be."""
+        """Raise `ValueError` if rows would be longer than the model reaches, before or after it is extended."""
         max_seq_length = run_args.max_seq_length
         if max_seq_length > self.config.max_position_embeddings:
             raise ValueError(

@@ -156,8 +156,9 @@ def _refuse_long_source(shape: tuple[int, ...], source: LongBertConfig, config: 
 def first_source_length(positions: PositionEmbedding) -> int | None:
     """The length of a table's first source, where it is shorter than its config's `pretrained_positions`; else None.
 
-    Versions of longbert before 0.2 wrote the rows stored for the source length when a model was named again. The rows
-    past the first source are still near the ones they were copied from, also after training.
+    Versions of longbert before 0.2 took the number of stored rows for the source length when a model was loaded with
+    its position type named again. The rows past the first source are still near the ones they were copied from, also
+    after training.
     """
     config, table = positions.config, positions.weight.detach()
     n = config.pretrained_positions

@@ -3,15 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from .rows import FRAME
-
-
-IGNORE_INDEX = -100
+from .features import FRAME, Features, collate, framed, framed_labels
 
 
 def generator_for(*key: Any) -> torch.Generator:
@@ -61,22 +59,6 @@ class TokenMasker:
         return (~chosen[words]).long()
 
 
-def second_segment(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The `token_type_ids` of a pair's second text: 0 where the tokenizer knows of no segments, as RoBERTa's."""
-    return int("token_type_ids" in tokenizer.model_input_names)
-
-
-def frame(
-    input_ids: torch.LongTensor, labels: torch.LongTensor, cls_token_id: int, sep_token_id: int
-) -> dict[str, torch.LongTensor]:
-    """Put [CLS] and [SEP] around a piece of masked text."""
-    cls, sep, unlabelled = (torch.tensor([value]) for value in (cls_token_id, sep_token_id, IGNORE_INDEX))
-    return {
-        "input_ids": torch.cat((cls, input_ids, sep)),
-        "labels": torch.cat((unlabelled, labels, unlabelled)),
-    }
-
-
 @dataclass
 class RowMasker:
     """Makes features of rows.
@@ -95,19 +77,21 @@ class RowMasker:
 
     def __call__(self, row: dict[str, Any], *key: Any) -> dict[str, torch.Tensor]:
         """Features of one row, `[tokens]` each; with a pair also `token_type_ids` and `next_sentence_label` `[]`."""
-        special = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
-        texts = []
-        for number, input_ids in enumerate(row["texts"]):
-            masked, labels = self.mask(input_ids, *key, number)
-            features = frame(masked, labels, *special)
-            if "second" in row:
-                features = self._pair(features, row["second"], row["next_sentence_label"])
-            if self.packing or self.position_range is not None:
-                features["position_ids"] = self._positions(len(features["input_ids"]), *key, number)
-            texts.append(features)
-        if len(texts) == 1:
-            return texts[0]
-        return {name: torch.cat([features[name] for features in texts]) for name in texts[0]}
+        texts = [self._text(ids, row.get("second"), *key, number) for number, ids in enumerate(row["texts"])]
+        features = {name: torch.tensor([*chain(*(text[name] for text in texts))]) for name in texts[0]}
+        if "second" in row:
+            features["next_sentence_label"] = torch.tensor(row["next_sentence_label"])
+        return features
+
+    def _text(self, input_ids: list[int], second: int | None, *key: Any) -> Features:
+        """One text masked and framed, or the pair whose second sentence begins at `second`."""
+        masked, labels = (tensor.tolist() for tensor in self.mask(input_ids, *key))
+        parts = [slice(None)] if second is None else [slice(second), slice(second, None)]
+        features = framed(self.tokenizer, *(masked[part] for part in parts))
+        features["labels"] = framed_labels(*(labels[part] for part in parts))
+        if self.packing or self.position_range is not None:
+            features["position_ids"] = self._positions(len(features["input_ids"]), *key).tolist()
+        return features
 
     def batch(self, rows: list[dict[str, Any]], keys: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
         """A micro-batch of rows, each with its key, the names of its `documents` and its `text_lengths` in tokens."""
@@ -117,46 +101,9 @@ class RowMasker:
         batch["text_lengths"] = [len(text) + FRAME for row in rows for text in row["texts"]]
         return batch
 
-    def _pair(self, features: dict[str, torch.Tensor], second: int, label: int) -> dict[str, torch.Tensor]:
-        """Put [SEP] between the sentences."""
-        middle = second + 1
-        between = {"input_ids": self.tokenizer.sep_token_id, "labels": IGNORE_INDEX}
-        paired = {
-            name: torch.cat((tensor[:middle], torch.tensor([between[name]]), tensor[middle:]))
-            for name, tensor in features.items()
-        }
-        in_second = torch.arange(len(paired["input_ids"])) > middle
-        paired["token_type_ids"] = in_second.long() * second_segment(self.tokenizer)
-        paired["next_sentence_label"] = torch.tensor(label)
-        return paired
-
     def _positions(self, length: int, *key: Any) -> torch.LongTensor:
         positions = torch.arange(length)
         if self.position_range is not None:
             room = self.position_range - length + 1
             positions[1:] += torch.randint(room, (), generator=generator_for(*key, "offset"))
         return positions
-
-
-def collate(
-    features: list[dict[str, torch.Tensor]], tokenizer: PreTrainedTokenizerBase, packing: bool = False
-) -> dict[str, torch.Tensor]:
-    """Stack rows, `[rows, longest]`, padded on the right.
-
-    Packed rows get no `attention_mask`: their padding is one more text, which no other text sees.
-    """
-    fill = {"input_ids": tokenizer.pad_token_id, "labels": IGNORE_INDEX, "token_type_ids": 0, "position_ids": 0}
-    batch = {
-        name: torch.nn.utils.rnn.pad_sequence([row[name] for row in features], True, fill[name])
-        for name in features[0]
-        if name in fill
-    }
-    lengths = torch.tensor([len(row["input_ids"]) for row in features])[:, None]
-    past_end = torch.arange(batch["input_ids"].shape[1]) - lengths
-    if packing:
-        batch["position_ids"] = torch.where(past_end >= 0, past_end, batch["position_ids"])
-    else:
-        batch["attention_mask"] = (past_end < 0).long()
-    if "next_sentence_label" in features[0]:
-        batch["next_sentence_label"] = torch.stack([row["next_sentence_label"] for row in features])
-    return batch

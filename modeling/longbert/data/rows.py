@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from .documents import Documents
+from .features import FRAME, PAIR_FRAME
 
 
-FRAME = 2  # [CLS] and [SEP]
 # where words stand apart a space follows the mark; Chinese has none, and writes its marks in full or in half width
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|(?<=[\u4e00-\u9fff][!?])")
 
@@ -165,7 +165,7 @@ def _pairing(settings: RowSettings) -> Callable[[dict[str, list]], dict[str, lis
 
     Where that draws the random second sentence from all documents, this draws from a batch of 1,000.
     """
-    budget = settings.max_seq_length - FRAME - 1
+    budget = settings.max_seq_length - PAIR_FRAME
 
     def pair(batch: dict[str, list]) -> dict[str, list]:
         cut = [

@@ -1,27 +1,26 @@
-"""Labelled examples: read from files with the columns that a config names, checked before any work starts."""
+"""Labelled examples: read from files with the columns that a config names; every row is used, left out or refused."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
 
-from ..arguments import described
-from ..configuration_longbert import LongBertConfig
-from ..data.documents import BUILDERS
-from ..folders import resolve_path
+from ..arguments import FileArguments, described
+from ..data.files import MissingColumnError, find_files, is_missing, read_records, refuse_rows
+from .labels import MissingValueError
 
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(kw_only=True)
-class ExampleArguments:
+class ExampleArguments(FileArguments):
     """Where the examples are."""
 
-    train_file: str | None = described(None, "csv, json(l) or parquet file, glob, or a folder written by datasets")
+    train_file: str | None = described(
+        None, "csv, json(l) or parquet file, glob, folder of these, or a folder written by datasets"
+    )
     validation_file: str | None = described(
         None, "chooses the best checkpoint; by default a tenth of the training set"
     )
@@ -31,6 +30,7 @@ class ExampleArguments:
     id_column: str | None = described(None, "names an example in predictions; by default its number")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.train_file is None:
             raise ValueError("train_file must name a file of examples")
         if self.folds and (self.validation_file or self.test_file):
@@ -39,137 +39,89 @@ class ExampleArguments:
             raise ValueError(f"folds must be 0 or at least 3 (test, validation, training), got {self.folds}")
 
 
-def read_examples(path: str, columns: dict[str, str | None]) -> datasets.Dataset:
-    """Read one split, its columns renamed to what the scripts call them, and `id`.
+def read_examples(
+    path: str,
+    columns: Mapping[str, str | None],
+    parse: Callable[[dict[str, Any]], dict[str, Any]],
+    arguments: FileArguments,
+) -> datasets.Dataset:
+    """Read one split, its columns as the scripts call them, with the `id` of every example and its `place` in a file.
 
     Args:
-        columns: our name -> the file's; None where the file has none.
+        columns: our name -> the file's; None where the file has none. `id` and `group` are among them.
+        parse: the values of a row by our names -> the example.
 
     Raises:
-        ValueError: no such file or column.
+        ValueError: no such file or column, rows that lack what is asked for, or a row that cannot be used.
     """
-    path = resolve_path(path)
-    if Path(path, "state.json").exists():
-        dataset = datasets.load_from_disk(path)
-    else:
-        builder = BUILDERS.get(Path(path).suffix)
-        if builder in (None, "text"):
-            raise ValueError(f"{path}: examples come from .csv, .json(l) or .parquet files, or a saved dataset")
-        dataset = datasets.load_dataset(builder, data_files=path, split="train")
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-    for ours, theirs in wanted.items():
-        if theirs not in dataset.column_names:
-            raise ValueError(f"{path} has columns {dataset.column_names}, not {theirs!r}: set {ours}_column")
-
-    def rename(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        renamed = {ours: batch[theirs] for ours, theirs in wanted.items()}
-        return renamed if "id" in renamed else {**renamed, "id": [str(index) for index in indices]}
-
-    return dataset.map(rename, with_indices=True, batched=True, remove_columns=dataset.column_names)
-
-
-def refuse_empty(examples: datasets.Dataset, column: str) -> None:
-    """Raise `ValueError` where a text is empty."""
-    for name, text in zip(examples["id"], examples[column], strict=True):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"example {name} has an empty {column}: {text!r}")
-
-
-@dataclass
-class Split:
-    """One way to divide the examples."""
-
-    name: str
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    test: datasets.Dataset
-
-    def map(self, function: Callable[[datasets.Dataset], datasets.Dataset]) -> "Split":
-        """Apply `function` to each part; a part that is used twice is processed once."""
-        train, validation = function(self.train), function(self.validation)
-        return Split(self.name, train, validation, validation if self.test is self.validation else function(self.test))
-
-    def everything(self) -> datasets.Dataset:
-        """All examples, each once."""
-        parts = [self.train, self.validation, *([self.test] if self.test is not self.validation else [])]
-        return datasets.concatenate_datasets(parts)
+    examples: list[dict[str, Any]] = []
+    lacking: dict[str, list[str]] = {}
+    for file in find_files(path):
+        try:
+            for record in read_records(file, list(dict.fromkeys(wanted.values())), arguments):
+                values = {ours: record.values[theirs] for ours, theirs in wanted.items()}
+                try:
+                    named = _named(values, len(examples), record.place)
+                    examples.append({**named, **parse(values)})
+                except MissingValueError as error:
+                    lacking.setdefault(str(error), []).append(record.place)
+                except ValueError as error:
+                    raise ValueError(f"{record.place}: {error}") from error
+        except MissingColumnError as error:
+            ours = next(ours for ours, theirs in wanted.items() if theirs == error.column)
+            raise ValueError(f"{error}: set {ours}_column") from error
+    for what, places in lacking.items():
+        if not arguments.skip_empty:
+            refuse_rows(places, what)
+        print(f"{path}: {len(places):,} rows with {what} are left out")
+    if not examples:
+        raise ValueError(f"{path} holds no example that can be used")
+    _refuse_mixed(examples)
+    return datasets.Dataset.from_list(examples)
 
 
-def make_splits(
-    arguments: ExampleArguments, read: Callable[[str], datasets.Dataset], stratify: str | None, seed: int
-) -> list[Split]:
-    """The splits: one as the files divide the examples, or one for each fold.
-
-    Args:
-        read: makes examples of a file.
-        stratify: the column whose values are spread evenly over folds; None for none.
-    """
-    train = read(str(arguments.train_file))
-    if arguments.folds:
-        return _folds(train, arguments.folds, stratify, seed)
-    if arguments.validation_file:
-        validation = read(arguments.validation_file)
-    else:
-        first, *_ = _folds(train, 10, stratify, seed)
-        train, validation = datasets.concatenate_datasets([first.train, first.validation]), first.test
-    test = read(arguments.test_file) if arguments.test_file else validation
-    return [Split("", train, validation, test)]
+def _refuse_mixed(examples: list[dict[str, Any]]) -> None:
+    """Raise `ValueError` where a column holds a list in one row and none in another."""
+    first = examples[0]
+    for example in examples:
+        for name, value in example.items():
+            if isinstance(value, list) != isinstance(first[name], list):
+                raise ValueError(
+                    f"{example['place']}: {name} is {value!r:.80}, and in {first['place']} it is {first[name]!r:.80}: "
+                    "write a list in every row, or in none"
+                )
 
 
-def _folds(examples: datasets.Dataset, number: int, stratify: str | None, seed: int) -> list[Split]:
-    """Fold k is the test set and fold k + 1 the validation set of division k."""
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
-
-    groups = examples["group"][:] if "group" in examples.column_names else None
-    targets = None if stratify is None else [str(value) for value in examples[stratify]]
-    kinds: dict[tuple[bool, bool], Any] = {
-        (False, False): KFold,
-        (False, True): StratifiedKFold,
-        (True, False): GroupKFold,
-        (True, True): StratifiedGroupKFold,
-    }
-    folding = kinds[groups is not None, targets is not None](number, shuffle=True, random_state=seed)
-    tests = [test for _, test in folding.split(range(len(examples)), targets, groups)]
-
-    def part(*folds: int) -> datasets.Dataset:
-        return examples.select(sorted(int(index) for fold in folds for index in tests[fold]))
-
-    return [
-        Split(
-            f"fold-{fold}",
-            part(*(other for other in range(number) if other not in (fold, (fold + 1) % number))),
-            part((fold + 1) % number),
-            part(fold),
-        )
-        for fold in range(number)
-    ]
+def named_columns(arguments: ExampleArguments) -> dict[str, str | None]:
+    """The columns that any example may have."""
+    return {"id": arguments.id_column, "group": arguments.group_column}
 
 
-def infer_labels(values: Sequence[Any]) -> list[str]:
-    """The labels in a training set, sorted."""
-    flat = {str(label) for value in values for label in (value if isinstance(value, list) else [value])}
-    if len(flat) < 2:
-        raise ValueError(f"classification needs at least two labels in the training set, there is {sorted(flat)}")
-    return sorted(flat)
+def _named(values: dict[str, Any], number: int, place: str) -> dict[str, str]:
+    """The `id` of a row, its `place` and, where it has one, its `group`."""
+    named = {"id": str(values.get("id", number)), "place": place}
+    for column in {"id", "group"} & values.keys():
+        if is_missing(values[column]):
+            raise MissingValueError(f"no {column}")
+        named[column] = str(values[column])
+    return named
 
 
-def label_index(labels: list[str], example: str, label: Any) -> int:
-    """The number of a label.
+def place_of(example: Mapping[str, Any]) -> str:
+    """Where an example stands, for messages."""
+    return example.get("place") or f"example {example['id']}"
+
+
+def as_text(value: Any, what: str) -> str:
+    """A text as it is, a number as text.
 
     Raises:
-        ValueError: it is not one of those seen in training.
+        MissingValueError: there is none, or nothing but blanks.
+        ValueError: it is neither.
     """
-    try:
-        return labels.index(str(label))
-    except ValueError:
-        raise ValueError(
-            f"example {example} has the label {label!r}, which the training set does not have: {', '.join(labels)}"
-        ) from None
-
-
-def with_labels(config: LongBertConfig, labels: list[str]) -> LongBertConfig:
-    """A copy of a config that names labels in the order of their numbers."""
-    config = copy.deepcopy(config)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: number for number, label in enumerate(labels)}
-    return config
+    if is_missing(value):
+        raise MissingValueError(f"an empty {what}")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{what} must be a text, got {value!r:.80}")
+    return str(value)

@@ -23,6 +23,8 @@ from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
+from .entities import to_iob2
+
 
 def _info(prediction: Any, reference: Any, description: str) -> evaluate.MetricInfo:
     features = datasets.Features({"predictions": prediction, "references": reference})
@@ -34,6 +36,7 @@ class Figures(evaluate.Metric):
 
     primary: str
     figures: dict[str, Callable[[Any, Any], float]]
+    lower_is_better: frozenset[str] = frozenset()
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         return {name: float(figure(references, predictions)) for name, figure in self.figures.items()}
@@ -103,6 +106,7 @@ class RegressionMetric(Figures):
     """Pearson's and Spearman's correlation, and the root mean squared error."""
 
     primary = "pearson"
+    lower_is_better = frozenset({"rmse"})
     figures = {
         "pearson": lambda truth, found: pearsonr(found, truth).statistic,
         "spearman": lambda truth, found: spearmanr(found, truth).statistic,
@@ -140,20 +144,24 @@ class SpanMetric(Figures):
         return _info(text, datasets.Sequence(text), str(self.__doc__))
 
 
+def _of_entities(figure: Callable) -> Callable:
+    return lambda truth, found: figure([*map(to_iob2, truth)], [*map(to_iob2, found)], zero_division=0)
+
+
 class EntityMetric(Figures):
-    """Precision, recall and F1 of whole entities, in IOB2 labels of words, as seqeval counts them."""
+    """Precision, recall and F1 of whole entities in labels of words, of any scheme, as seqeval counts them."""
 
     primary = "f1"
     figures = {
-        "f1": partial(seqeval.metrics.f1_score, zero_division=0),
-        "precision": partial(seqeval.metrics.precision_score, zero_division=0),
-        "recall": partial(seqeval.metrics.recall_score, zero_division=0),
+        "f1": _of_entities(seqeval.metrics.f1_score),
+        "precision": _of_entities(seqeval.metrics.precision_score),
+        "recall": _of_entities(seqeval.metrics.recall_score),
         "accuracy": seqeval.metrics.accuracy_score,
     }
 
     def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
         """Twice the entities that are right, and those found and those true."""
-        found, truth = (set(get_entities(labels)) for labels in (prediction, reference))
+        found, truth = (set(get_entities(to_iob2(labels))) for labels in (prediction, reference))
         return 2 * len(found & truth), len(found) + len(truth)
 
     def _info(self) -> evaluate.MetricInfo:

@@ -1,6 +1,5 @@
 """Run a fine-tuned model over texts, and warn about those that are longer than it reads at once."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,14 @@ from ..modeling_longbert import (
     LongBertForTokenClassification,
     LongBertPreTrainedModel,
 )
-from .strategies import STRATEGIES
+from .entities import OUTSIDE, to_iob2
+from .labels import MULTI, REGRESSION, SINGLE
+from .strategies import STRATEGIES, Reader
 from .tasks.classification import Classification
 from .tasks.question_answering import QuestionAnswering
 from .tasks.task import Task
-from .tasks.token_classification import OUTSIDE, TokenClassification
+from .tasks.token_classification import TokenClassification
+from .words import WORD_SPLITTERS
 
 
 logger = logging.get_logger(__name__)
@@ -33,7 +35,7 @@ class Predictor:
     """A task applied to unlabelled texts.
 
     Args:
-        example: a text as the task's `encode` takes it.
+        example: a text as the task's `tokenize` takes it.
         line: (text, one of the task's predictions) -> what is printed about the text.
         beyond: what is done with a text that is longer than the reach.
     """
@@ -60,29 +62,30 @@ def predict_texts(
     """
     predictor = _predictor(model, tokenizer, question)
     reach = model.config.max_position_embeddings
-    collator = predictor.task.collator(STRATEGIES["long"], reach, reach)
+    reader = Reader(STRATEGIES["long"], reach, reach)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[start : start + TEXTS_AT_ONCE]
         examples = [{"id": name, **predictor.example(text)} for name, text in some]
-        encoded = predictor.task.encode(datasets.Dataset.from_list(examples))
-        for name, tokens in zip(encoded["id"], encoded["length"], strict=True):
+        tokenized = predictor.task.tokenize(datasets.Dataset.from_list(examples), reach)
+        for name, tokens in zip(tokenized["id"], tokenized["length"], strict=True):
             if tokens > reach:
                 logger.warning(f"{name} has {tokens} tokens, this model reaches {reach}: {predictor.beyond}")
-        predictions = predictor.task.predict(model, encoded, collator)
-        for (name, text), tokens, prediction in zip(some, encoded["length"], predictions, strict=True):
+        predictions = predictor.task.predict(model, tokenized, reader)
+        for (name, text), tokens, prediction in zip(some, tokenized["length"], predictions, strict=True):
             yield {"id": name, **predictor.line(text, prediction), "tokens": tokens, "read_at_once": tokens <= reach}
 
 
 def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str | None) -> Predictor:
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    settings = model.config.task_settings or {}
     if isinstance(model, LongBertForSequenceClassification):
-        return _classifying(tokenizer, labels, model.config.problem_type or "single_label_classification")
+        return _classifying(tokenizer, labels, model.config.problem_type or SINGLE)
     if isinstance(model, LongBertForTokenClassification):
-        return _labelling(tokenizer, labels)
+        return _labelling(tokenizer, labels, settings)
     if isinstance(model, LongBertForQuestionAnswering):
         if not question:
             raise ValueError("a question-answering model needs a question: --question '...'")
-        return _answering(tokenizer, question)
+        return _answering(tokenizer, question, settings)
     raise ValueError(
         f"predict needs a model that is fine-tuned to classify texts, label words or answer questions, got a "
         f"{type(model).__name__}"
@@ -91,22 +94,19 @@ def _predictor(model: LongBertPreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_type: str) -> Predictor:
     task = Classification(tokenizer, labels, problem_type)
-    unknown: dict[str, Any] = {"regression": 0.0, "single_label_classification": labels[0]}
+    unknown: dict[str, Any] = {REGRESSION: "0", SINGLE: labels[0], MULTI: []}
 
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": task.named(prediction["prediction"]), "scores": prediction["scores"]}
 
-    return Predictor(
-        task, lambda text: {"text": text, "label": unknown.get(problem_type, [])}, line, "the rest is not read"
-    )
+    return Predictor(task, lambda text: {"text": text, "label": unknown[problem_type]}, line, "the rest is not read")
 
 
-def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predictor:
-    """Texts are split into words at spaces, and punctuation marks are words of their own."""
-    task = TokenClassification(tokenizer, labels, OUTSIDE if OUTSIDE in labels else labels[0])
-
-    def spans(text: str) -> list[tuple[int, int]]:
-        return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str], settings: dict[str, Any]) -> Predictor:
+    """Texts are split into words as the training data was; where that is not known, at spaces and punctuation."""
+    unread = OUTSIDE if OUTSIDE in labels else labels[0]
+    task = TokenClassification(tokenizer, labels, unread, scheme="", **settings)
+    spans = WORD_SPLITTERS[task.word_splitter]
 
     def example(text: str) -> dict[str, Any]:
         words = [text[start:end] for start, end in spans(text)]
@@ -114,18 +114,18 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str]) -> Predict
 
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         places, found = spans(text), prediction["prediction"]
-        marked = get_entities(found) if task.entities else [(label, n, n) for n, label in enumerate(found)]
+        marked = get_entities(to_iob2(found)) if task.entities else [(label, n, n) for n, label in enumerate(found)]
         named = []
         for label, first, last in marked:
             start, end = places[first][0], places[last][1]
             named.append({"label": label, "text": text[start:end], "start": start, "end": end})
         return {"prediction": named, "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in windows")
+    return Predictor(task, example, line, "it is read in pieces")
 
 
-def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
-    task = QuestionAnswering(tokenizer)
+def _answering(tokenizer: PreTrainedTokenizerBase, question: str, settings: dict[str, Any]) -> Predictor:
+    task = QuestionAnswering(tokenizer, **settings)
 
     def example(text: str) -> dict[str, Any]:
         return {"question": question, "context": text, "answers": {"text": [], "answer_start": []}}
@@ -133,4 +133,4 @@ def _answering(tokenizer: PreTrainedTokenizerBase, question: str) -> Predictor:
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": prediction["prediction"], "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in windows")
+    return Predictor(task, example, line, "it is read in pieces")

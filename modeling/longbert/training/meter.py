@@ -64,7 +64,7 @@ def visible_tokens(config: LongBertConfig, length: int) -> int:
 
 
 class Meter:
-    """Counts between two lines of the log."""
+    """Counts tokens and time between two lines of the log."""
 
     def __init__(self, config: LongBertConfig):
         self.config = config

@@ -15,7 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
-from ..folders import publish, set_aside
+from ..folders import put_in_place, set_aside
 from ..publishing import push_run
 from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
 
@@ -132,7 +132,7 @@ class SafeTrainer(Trainer):
                     self.state.best_model_checkpoint = str(run / name)
                     self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
                 set_aside(run / name, "replaced")
-                publish(aside / name, run / name)
+                put_in_place(aside / name, run / name)
         finally:
             self.aside = None
             if self.args.should_save:
@@ -154,5 +154,5 @@ class SafeTrainer(Trainer):
         self.save_model(str(aside))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            publish(aside, folder)
+            put_in_place(aside, folder)
         self.accelerator.wait_for_everyone()

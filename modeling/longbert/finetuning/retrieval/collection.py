@@ -9,10 +9,10 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...arguments import described
+from ...arguments import FileArguments, described
 from ...folders import resolve_path
 from ...proof import position_buckets
-from ..examples import read_examples, refuse_empty
+from ..examples import as_text, read_examples
 from ..report import Lines
 
 
@@ -20,7 +20,7 @@ RANKED = 10  # documents kept of a ranking, as many as the figures look at
 
 
 @dataclass(kw_only=True)
-class RetrievalArguments:
+class RetrievalArguments(FileArguments):
     """Where the pairs to train on are, and the documents and queries to test on."""
 
     train_file: str | None = described(None, "(query, document) pairs: csv, json(l), parquet, or a saved dataset")
@@ -33,6 +33,7 @@ class RetrievalArguments:
     test_folder: str | None = described(None, "folder of corpus.jsonl and queries.jsonl, which the table measures")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.test_folder is None:
             raise ValueError("test_folder must name a folder with corpus.jsonl and queries.jsonl")
 
@@ -115,9 +116,11 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
     if arguments.train_file is None:
         raise ValueError("training needs pairs: set train_file, or train: [none]")
     names = {"query": arguments.query_column, "document": arguments.document_column, "id": arguments.id_column}
-    pairs = read_examples(arguments.train_file, names)
-    for column in ("query", "document"):
-        refuse_empty(pairs, column)
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        return {kind: as_text(values[kind], kind) for kind in ("query", "document")}
+
+    pairs = read_examples(arguments.train_file, names, parse, arguments).remove_columns("place")
 
     def measure(batch: dict[str, list]) -> dict[str, list]:
         return {"length": [len(ids) for ids in tokenizer(batch["document"], verbose=False)["input_ids"]]}

@@ -14,16 +14,16 @@ from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from transformers import EarlyStoppingCallback, set_seed
 
-from ...arguments import ModelArguments, described, write_config
-from ...folders import refuse_occupied
-from ...publishing import command_line, push_run, write_card
+from ...arguments import ModelArguments, described
+from ...data.features import FRAME
 from ...source import Source
 from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations
 from ...training.resuming import find_checkpoint
-from ..loop import RunArguments, keep_predictions, kept_predictions, length_at_once
+from ..comparison import ComparisonArguments, Run, choosing_the_best, compare
 from ..metrics import Figures, RetrievalMetric
-from ..report import Lines, Report, decided_within, length_histogram
+from ..report import Lines, Report, decided_within
+from ..strategies import Reader
 from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator
 from .encoders import KINDS, WAYS, Reading, exchange_model, load_encoder, read
@@ -33,7 +33,7 @@ TRAINED = {"none": "untrained", "positions": "positions trained", "all": "all tr
 
 
 @dataclass(kw_only=True)
-class EmbeddingArguments(RunArguments):
+class EmbeddingArguments(ComparisonArguments):
     """How a long document is read, what of the encoder is trained, and how a run is kept safe."""
 
     strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(WAYS)}")
@@ -95,6 +95,11 @@ class Row:
         return self.train != "none"
 
     @property
+    def trains(self) -> bool:
+        """Whether the row's own encoder is trained; chunks are read by that of `long`."""
+        return self.trained and not WAYS[self.strategy].pooled
+
+    @property
     def title(self) -> str:
         """Its name in the table."""
         named = self.trained or WAYS[self.strategy].extended
@@ -119,29 +124,32 @@ class Comparison:
     metric: Figures = field(default_factory=RetrievalMetric)
     readings: dict[Any, Reading] = field(default_factory=dict)
 
-    def predictions(self, row: Row) -> Lines:
-        """Load, extend, train, save, read and rank; a finished row is read from its folder instead."""
-        folder = Path(self.args.output_dir, row.strategy, row.train)
-        if self.run_args.resume and (kept := kept_predictions(folder)) is not None:
-            return kept
+    def run(self, row: Row) -> Run:
+        """A row of the table."""
+        folder = self._folder(row)
+        return Run(row.title, folder, row.trains, lambda: self._predictions(row, folder))
+
+    def _folder(self, row: Row) -> Path:
+        return Path(self.args.output_dir, row.strategy, row.train)
+
+    def _predictions(self, row: Row, folder: Path) -> Lines:
+        """Load, extend, train, save, read and rank."""
         way = WAYS[row.strategy]
-        key = dataclasses.replace(way, nearest=False), row.train  # windows are read once for their mean and their best
+        key = dataclasses.replace(way, nearest=False), row.train  # chunks are read once for their mean and their best
         if key not in self.readings:
             encoder = self._encoder(row, folder)
             self.readings[key] = read(encoder, self.test, way, self.args.per_device_eval_batch_size)
-        lines = self.test.lines(self.readings[key].similarities(way.nearest))
-        if self.args.process_index == 0:
-            keep_predictions(folder, lines)
-        return lines
+        return self.test.lines(self.readings[key].similarities(way.nearest))
 
     def _encoder(self, row: Row, folder: Path) -> SentenceTransformer:
         """The encoder of a row, trained and saved; chunks are read by the trained encoder of `long`."""
         set_seed(self.args.seed)
         way = WAYS[row.strategy]
         if row.trained and way.pooled:
-            return self._in_windows(Path(self.args.output_dir, "long", row.train))
+            return self._in_chunks(self._folder(Row("long", row.train)))
         encoder = load_encoder(self.source, self.args.prompts, str(self.args.device))
-        length = encoder.max_seq_length if way.as_shipped else length_at_once(way, self.source, self.run_args)
+        reader = Reader.of(way, self.source, self.run_args.max_length)
+        length = encoder.max_seq_length if way.as_shipped else reader.at_once
         exchange_model(encoder, self.source, self.source.config if way.extended else self.source.native, length)
         if row.trained:
             self._train(encoder, row, folder)
@@ -149,7 +157,7 @@ class Comparison:
             encoder.save_pretrained(str(folder))
         return encoder
 
-    def _in_windows(self, trained: Path) -> SentenceTransformer:
+    def _in_chunks(self, trained: Path) -> SentenceTransformer:
         """A trained encoder that reads no more at once than its source did."""
         encoder = SentenceTransformer(str(trained), device=str(self.args.device))
         encoder.max_seq_length = self.source.native.pretrained_positions
@@ -199,9 +207,8 @@ class Comparison:
         }
         if row.train == "positions" and self.run_args.positions_learning_rate is not None:
             changes["learning_rate"] = self.run_args.positions_learning_rate
-        if self.args.load_best_model_at_end and self.args.metric_for_best_model in (None, "loss"):
-            changes |= {"metric_for_best_model": self.metric.primary, "greater_is_better": True}
-        return dataclasses.replace(self.args, **changes)
+        best = choosing_the_best(self.run_args, self.args, self.metric)
+        return dataclasses.replace(self.args, **changes, **best)
 
 
 def run_embedding(
@@ -220,46 +227,33 @@ def run_embedding(
         ValueError: examples or settings that cannot be used, or several encoders to push.
     """
     rows = run_args.rows()
-    trained = [row for row in rows if row.trained and not WAYS[row.strategy].pooled]
-    _refuse_settings(model_args, args, [row.title for row in trained])
+    _refuse_settings(model_args, args)
+    choosing_the_best(run_args, args, RetrievalMetric())
     source = Source.of(model_args)
     source_length = source.native.pretrained_positions
     encoder = load_encoder(source)
     test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, source_length)
     pairs, validation = datasets.Dataset.from_list([]), None
-    if trained:
+    if any(row.trains for row in rows):
         pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
     if args.process_index == 0:
-        if not run_args.resume:
-            refuse_occupied(args.output_dir)
-        write_config(Path(args.output_dir, "config.yaml"), model_args, retrieval_args, run_args, args)
-        print(
-            f"{source.path}: {', '.join(type(module).__name__ for module in encoder)}, {encoder.max_seq_length} tokens"
-        )
-        print(length_histogram([len(document.ids) + 2 for document in test.documents.values()], source_length))
+        modules = ", ".join(type(module).__name__ for module in encoder)
+        print(f"{source.path}: {modules}, {encoder.max_seq_length} tokens")
     comparison = Comparison(source, test, pairs, validation, run_args, args)
-    results = {row.title: comparison.predictions(row) for row in rows}
-    if args.process_index == 0:
-        reach = max(length_at_once(WAYS[row.strategy], source, run_args) for row in rows)
-        report = Report(comparison.metric, decided_within, results, source_length, reach, test.groups)
-        report.save(args.output_dir)
-        print(report.to_markdown())
-        for row in rows:
-            folder = Path(args.output_dir, row.strategy, row.train)
-            if (folder / "modules.json").exists():
-                write_card(folder, run=args.output_dir, row=row.title, command=command_line())
-        if args.push_to_hub:
-            print(push_run(Path(args.output_dir, trained[0].strategy, trained[0].train), args))
+    reach = max(Reader.of(WAYS[row.strategy], source, run_args.max_length).at_once for row in rows)
+
+    def report(results: dict[str, Lines]) -> Report:
+        return Report(comparison.metric, decided_within, results, source_length, reach, test.groups)
+
+    lengths = [len(document.ids) + FRAME for document in test.documents.values()]
+    runs = [comparison.run(row) for row in rows]
+    compare(runs, report, lengths, source_length, run_args, args, model_args, retrieval_args)
 
 
-def _refuse_settings(
-    model_args: ModelArguments, args: SentenceTransformerTrainingArguments, trained: list[str]
-) -> None:
+def _refuse_settings(model_args: ModelArguments, args: SentenceTransformerTrainingArguments) -> None:
     """Raise `ValueError` for settings that an encoder cannot have."""
     if model_args.tokenizer is not None:
         raise ValueError("a sentence encoder brings its tokenizer along: leave tokenizer out")
-    if args.push_to_hub and len(trained) != 1:
-        raise ValueError(f"push_to_hub pushes one trained encoder, train asks for {len(trained)}: {trained}")
     if not isinstance(args.prompts or {}, dict) or {*(args.prompts or {})} - {*KINDS}:
         raise ValueError(f"prompts must be a text for each of {', '.join(KINDS)}, got {args.prompts!r}")
 

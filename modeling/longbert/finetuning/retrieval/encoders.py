@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import is_sentence_transformer_model
 
 from ...configuration_longbert import LongBertConfig
-from ...data.masking import collate
+from ...data.features import FRAME, collate, framed
 from ...modeling_longbert import LongBertModel
 from ...source import Source
 from ..strategies import STRATEGIES, Strategy
@@ -101,7 +101,7 @@ def read(encoder: SentenceTransformer, retrieval: Retrieval, way: Strategy, batc
 
     tokenizer = encoder.tokenizer
     prompts = {kind: tokenizer(encoder.prompts[kind], add_special_tokens=False)["input_ids"] for kind in KINDS}
-    sizes = {kind: encoder.max_seq_length - len(prompt) - 2 for kind, prompt in prompts.items()}
+    sizes = {kind: encoder.max_seq_length - len(prompt) - FRAME for kind, prompt in prompts.items()}
     queries = [[query.ids[: sizes["query"]]] for query in retrieval.queries]
     documents = [way.read(document.ids, sizes["document"]) for document in retrieval.documents.values()]
     owner = torch.arange(len(documents)).repeat_interleave(torch.tensor([len(pieces) for pieces in documents]))
@@ -118,8 +118,7 @@ def _embed(encoder: SentenceTransformer, texts: list[list[int]], prompt: list[in
     vectors = []
     for start in range(0, len(texts), batch_size):
         some = [texts[number] for number in order[start : start + batch_size]]
-        rows = [[tokenizer.cls_token_id, *prompt, *text, tokenizer.sep_token_id] for text in some]
-        features = collate([{"input_ids": torch.tensor(row)} for row in rows], tokenizer)
+        features = collate([framed(tokenizer, [*prompt, *text]) for text in some], tokenizer)
         features = {name: tensor.to(encoder.device) for name, tensor in features.items()}
         # some poolings leave the prompt out
         outputs = encoder({**features, "prompt_length": len(prompt) + 1 if prompt else 0})

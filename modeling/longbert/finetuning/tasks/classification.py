@@ -1,6 +1,5 @@
 """Documents to labels: one of several, any of several, or a number."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,16 +11,30 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Collator, Key
-from ...data.masking import collate
-from ...data.rows import FRAME
+from ...configuration_longbert import LongBertConfig
+from ...data.features import FRAME, framed
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForSequenceClassification
 from ...source import Source
-from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, refuse_empty, with_labels
+from ..examples import ExampleArguments, as_text, named_columns, read_examples
+from ..labels import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    agree_on_labels,
+    are_multi_hot,
+    as_number,
+    infer_labels,
+    infer_problem_type,
+    label_index,
+    read_label,
+    with_labels,
+)
 from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
-from ..strategies import ChunkPoolForSequenceClassification, Strategy, read_rows
-from .task import Task
+from ..pieces import Outputs, Row
+from ..splits import Split
+from ..strategies import Reader
+from .task import DocumentTask
 
 
 @dataclass(kw_only=True)
@@ -29,75 +42,81 @@ class ClassificationArguments(ExampleArguments):
     """What the examples hold."""
 
     text_column: str = described("text", "column of the documents")
-    label_column: str = described("label", "column of the labels: one, a list of them, or a number")
-    problem_type: str | None = described(
-        None, "single_label_classification, multi_label_classification or regression; by default as the labels look"
+    label_column: str = described(
+        "label", "column of the labels: one, a list of them, a number, or a vector of 0 and 1"
     )
+    label_separator: str | None = described(None, "between the labels of a cell that names several, such as ;")
+    problem_type: str | None = described(None, f"{SINGLE}, {MULTI} or {REGRESSION}; by default as the labels look")
 
 
 def read_documents(path: str, arguments: ClassificationArguments) -> datasets.Dataset:
-    """Read a file of examples as `id`, `text`, `label`."""
-    columns = {"text": arguments.text_column, "label": arguments.label_column}
-    return read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
+    """Read a file of examples as `id`, `place`, `text`, `label`: a text, or a list of them."""
+    columns = {"text": arguments.text_column, "label": arguments.label_column, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        label = read_label(values["label"], arguments.label_separator)
+        return {"text": as_text(values["text"], "text"), "label": label}
+
+    return read_examples(path, columns, parse, arguments)
+
+
+def targets_of(examples: datasets.Dataset, problem_type: str | None) -> list[Any]:
+    """What is spread evenly over training and test: the labels, or the numbers of a regression."""
+    labels = examples["label"][:]
+    if (problem_type or infer_problem_type(labels)) == REGRESSION:
+        return [as_number(label) or 0.0 for label in labels]
+    return labels
 
 
 METRICS: dict[str, type[Figures]] = {
-    "single_label_classification": SingleLabelMetric,
-    "multi_label_classification": MultiLabelMetric,
-    "regression": RegressionMetric,
+    SINGLE: SingleLabelMetric,
+    MULTI: MultiLabelMetric,
+    REGRESSION: RegressionMetric,
 }
 
 
-def infer_problem_type(values: Sequence[Any]) -> str:
-    """Lists are several labels, numbers with a fraction are regression, anything else is one label."""
-    if all(isinstance(value, list) for value in values):
-        return "multi_label_classification"
-    if any(isinstance(value, float) and value != int(value) for value in values):
-        return "regression"
-    return "single_label_classification"
+class ChunkPoolForSequenceClassification(LongBertForSequenceClassification):
+    """Reads pieces apart and classifies the mean and the maximum of their pooled vectors, side by side."""
+
+    _auto_class = None  # a baseline, not one of the classes that travel to the Hub
+
+    def __init__(self, config: LongBertConfig):
+        super().__init__(config)
+        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
+        self._init_weights(self.classifier)
+
+    def forward(self, owner: torch.LongTensor, **kwargs: Any) -> SequenceClassifierOutput:
+        """As `BertForSequenceClassification.forward`, over pieces.
+
+        Args:
+            owner: `[pieces]`, the number of the document, from 0 on, that a piece is of.
+        """
+        pieces = self.bert(**kwargs).pooler_output
+        documents = int(owner[-1]) + 1
+        index = owner[:, None].expand_as(pieces)
+        empty = pieces.new_zeros(documents, pieces.shape[1])
+        pooled = [empty.scatter_reduce(0, index, pieces, kind, include_self=False) for kind in ("mean", "amax")]
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(torch.cat(pooled, dim=-1))))
 
 
 @dataclass
-class ClassificationCollator:
-    """Micro-batches of tokenised examples with `label`.
-
-    Args:
-        max_length: tokens of a piece.
-        long_length: tokens that pooled pieces have in all, at most.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    strategy: Strategy
-    max_length: int
-    long_length: int
-
-    def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key] = ()) -> dict[str, Any]:
-        """A micro-batch; where pieces are pooled, `owner` says whose each is."""
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        until = self.long_length if self.strategy.pooled else None
-        pieces = [self.strategy.read(row["input_ids"][:until], self.max_length - FRAME) for row in rows]
-        framed = [{"input_ids": torch.tensor([cls, *piece, sep])} for some in pieces for piece in some]
-        batch: dict[str, Any] = collate(framed, self.tokenizer)
-        batch["labels"] = torch.tensor([row["label"] for row in rows])
-        if self.strategy.pooled:
-            batch["owner"] = torch.tensor([number for number, some in enumerate(pieces) for _ in some])
-        batch["documents"] = [row["id"] for row in rows]
-        batch["text_lengths"] = [len(feature["input_ids"]) for feature in framed]
-        return batch
-
-
-@dataclass
-class Classification(Task):
+class Classification(DocumentTask):
     """The task of `finetune/classification.py`.
 
     Args:
         labels: their names in the order of their numbers; for regression one, of the figure.
+        multi_hot: the examples have vectors of 0 and 1, one number for each label.
     """
+
+    model_class = LongBertForSequenceClassification
+    pooling_model_class = ChunkPoolForSequenceClassification
 
     tokenizer: PreTrainedTokenizerBase
     labels: list[str]
     problem_type: str
     batch_size: int = 8
+    keeps_head: bool = True
+    multi_hot: bool = False
     metric: Figures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,50 +125,76 @@ class Classification(Task):
         self.metric = METRICS[self.problem_type]()
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, splits: list[Split], problem_type: str | None, batch_size: int
-    ) -> "Classification":
-        """The task of some examples: labels are those of all training sets."""
+    def of(cls, source: Source, splits: list[Split], problem_type: str | None, batch_size: int) -> "Classification":
+        """The task of some examples: labels are those of all training sets, in the order of the source's own head, if
+        it has one that knows them."""
         values = [value for split in splits for value in split.train["label"]]
         problem_type = problem_type or infer_problem_type(values)
-        labels = ["value"] if problem_type == "regression" else infer_labels(values)
-        return cls(tokenizer, labels, problem_type, batch_size)
+        known = source.labels(cls.model_class)
+        if problem_type == REGRESSION:
+            labels, keeps_head = agree_on_labels(known, ["value"], by_number=True)
+            return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head)
+        multi_hot = problem_type == MULTI and are_multi_hot(values)
+        found = [f"LABEL_{number}" for number in range(len(values[0]))] if multi_hot else infer_labels(values)
+        labels, keeps_head = agree_on_labels(known, found, by_number=multi_hot)
+        return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head, multi_hot)
 
-    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
-        """Tokenise, and turn labels into numbers.
+    def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
+        """Tokenize, and turn labels into numbers.
 
         Raises:
-            ValueError: an empty text, or a label that the training set does not have.
+            ValueError: a label that the training set does not have, or one that is no number in a regression.
         """
-        refuse_empty(examples, "text")
 
         def numbers(batch: dict[str, list]) -> dict[str, list]:
             ids = self.tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
-            targets = [self.target(*pair) for pair in zip(batch["id"], batch["label"], strict=True)]
+            places = batch.get("place") or [f"example {name}" for name in batch["id"]]
+            targets = [self.target(*pair) for pair in zip(places, batch["label"], strict=True)]
             lengths = [len(document) + FRAME for document in ids]
-            return {"id": batch["id"], "input_ids": ids, "label": targets, "length": lengths}
+            return {"id": batch["id"], "input_ids": ids, "target": targets, "length": lengths}
 
         return examples.map(numbers, batched=True, remove_columns=examples.column_names, desc="tokenizing")
 
-    def target(self, example: str, value: Any) -> int | float | list[float]:
-        """A label as the loss takes it."""
-        if self.problem_type == "regression":
-            return float(value)
-        if self.problem_type == "single_label_classification":
-            return label_index(self.labels, example, value)
-        chosen = {label_index(self.labels, example, label) for label in value}
-        return [float(number in chosen) for number in range(len(self.labels))]
+    def target(self, place: str, label: str | list[str]) -> int | float | list[float]:
+        """A label as the loss takes it.
 
-    def build(self, source: Source, strategy: Strategy) -> nn.Module:
-        """A classifier on the source's encoder."""
-        config = with_labels(source.config if strategy.extended else source.native, self.labels)
+        Raises:
+            ValueError: it does not fit the problem, or is not one of those seen in training.
+        """
+        if isinstance(label, list) != (self.problem_type == MULTI):
+            wanted = "a list of labels" if self.problem_type == MULTI else "one label"
+            raise ValueError(f"{place} has the label {label!r}: {self.problem_type} needs {wanted} in every row")
+        if isinstance(label, list):
+            return self._vector(place, label)
+        if self.problem_type == SINGLE:
+            return label_index(self.labels, place, label)
+        number = as_number(label)
+        if number is None:
+            raise ValueError(f"{place} has the label {label!r}: {REGRESSION} needs a number in every row")
+        return number
+
+    def _vector(self, place: str, labels: list[str]) -> list[float]:
+        """0 or 1 for each label."""
+        if not self.multi_hot:
+            chosen = {label_index(self.labels, place, label) for label in labels}
+            return [float(number in chosen) for number in range(len(self.labels))]
+        if len(labels) != len(self.labels) or {*labels} - {"0", "1"}:
+            raise ValueError(
+                f"{place} has the label {labels}: others have a vector of {len(self.labels)} numbers, 0 or 1 each"
+            )
+        return [float(label) for label in labels]
+
+    def configure(self, config: LongBertConfig) -> LongBertConfig:
+        """With labels, and the problem that sets the loss."""
+        config = with_labels(config, self.labels)
         config.problem_type = self.problem_type
-        model_class = ChunkPoolForSequenceClassification if strategy.pooled else LongBertForSequenceClassification
-        return model_class.from_pretrained(source.path, config=config)
+        return config
 
-    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
-        """What makes micro-batches."""
-        return ClassificationCollator(self.tokenizer, strategy, max_length, long_length)
+    def pieces(self, example: Row, reader: Reader) -> list[Row]:
+        """The features of the pieces that a document is read in."""
+        until = reader.in_all if reader.strategy.pooled else None
+        pieces = reader.strategy.read(example["input_ids"][:until], reader.at_once - FRAME)
+        return [framed(self.tokenizer, piece) for piece in pieces]
 
     def loss(
         self,
@@ -159,42 +204,34 @@ class Classification(Task):
     ) -> torch.Tensor:
         """Cross-entropy, its binary form for every label, or the squared error."""
         logits = at_least_fp32(outputs.logits)
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE:
             total = F.cross_entropy(logits, labels, reduction="sum")
-        elif self.problem_type == "multi_label_classification":
+        elif self.problem_type == MULTI:
             total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
         else:
             total = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
         return per_item(total, labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: Collator) -> list[dict[str, Any]]:
-        """For each example what is predicted and true, and a score for every label."""
-        return [
-            {"id": row["id"], **self.decide(outputs["logits"]), "reference": self.plain(row["label"])}
-            for row, outputs in read_rows(model, examples, collator, self.batch_size)
-        ]
-
-    def decide(self, logits: torch.Tensor) -> dict[str, Any]:
-        """The prediction of one document, as the metric takes it, and its `scores`."""
-        if self.problem_type == "regression":
-            return {"prediction": float(logits[0]), "scores": {"value": float(logits[0])}}
-        if self.problem_type == "single_label_classification":
+    def decide(self, example: Row, outputs: Outputs) -> dict[str, Any]:
+        """What is predicted and true, and a score for every label."""
+        logits, target = outputs["logits"], example["target"]
+        if self.problem_type == REGRESSION:
+            figure = float(logits[0])
+            return {"prediction": figure, "reference": target, "scores": {"value": figure}}
+        if self.problem_type == SINGLE:
             scores, prediction = logits.softmax(-1), int(logits.argmax(-1))
-            return {"prediction": prediction, "scores": self._named(scores)}
+            return {"prediction": prediction, "reference": target, "scores": self._named(scores)}
         scores = logits.sigmoid()
-        return {"prediction": (scores > 0.5).long().tolist(), "scores": self._named(scores)}
+        chosen = (scores > 0.5).long().tolist()
+        return {"prediction": chosen, "reference": list(map(int, target)), "scores": self._named(scores)}
 
     def named(self, prediction: Any) -> Any:
         """A prediction in labels: one, those of several that are chosen, or the figure itself."""
-        if self.problem_type == "regression":
+        if self.problem_type == REGRESSION:
             return prediction
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE:
             return self.labels[prediction]
         return [label for label, chosen in zip(self.labels, prediction, strict=True) if chosen]
-
-    def plain(self, label: Any) -> Any:
-        """A target as the metric takes it."""
-        return list(map(int, label)) if self.problem_type == "multi_label_classification" else label
 
     def _named(self, scores: torch.Tensor) -> dict[str, float]:
         return dict(zip(self.labels, scores.tolist(), strict=True))

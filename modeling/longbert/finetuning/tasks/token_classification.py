@@ -1,12 +1,12 @@
 """Words to labels, named entities or any tags, in documents that may be longer than what is read at once.
 
-A longer document is read in windows that overlap by `stride`; every word is labelled once, by the window in which it
-has most context, in training as in prediction.
+A longer document is read in pieces that overlap by `stride`; every word is labelled once, by the piece in which it has
+most context, in training as in prediction.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,24 +14,25 @@ from typing import Any
 import datasets
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from ...arguments import described
-from ...data.batches import Collator, Key
-from ...data.masking import IGNORE_INDEX, collate
-from ...data.rows import FRAME
+from ...configuration_longbert import LongBertConfig
+from ...data.features import FRAME, IGNORE_INDEX, framed, framed_labels
+from ...data.files import is_missing
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForTokenClassification
 from ...source import Source
-from ..examples import ExampleArguments, Split, infer_labels, label_index, read_examples, with_labels
+from ..entities import OUTSIDE, beginning_within, first_malformed, mark_entities, scheme_of, to_iob2
+from ..examples import ExampleArguments, named_columns, place_of, read_examples
+from ..labels import MissingValueError, agree_on_labels, as_list, infer_labels, label_index, label_text, with_labels
 from ..metrics import EntityMetric, Figures, WordMetric
-from ..strategies import Strategy, decided_tokens, overlapping, read_windows, window_rows, window_starts
-from .task import Task
-
-
-OUTSIDE = "O"
+from ..pieces import Outputs, Row, decided_tokens, overlapping, piece_starts
+from ..splits import Split
+from ..strategies import Reader
+from ..words import splitter_of
+from .task import PieceTask
 
 
 @dataclass(kw_only=True)
@@ -44,119 +45,108 @@ class TokenClassificationArguments(ExampleArguments):
 
 
 def read_words(path: str, arguments: TokenClassificationArguments) -> datasets.Dataset:
-    """Read a file of examples as `id`, `words`, `labels`.
+    """Read a file of examples as `id`, `place`, `words`, `labels`.
 
     Raises:
-        ValueError: words or labels are not lists, differ in number, or are empty.
+        ValueError: words or labels are no lists, or differ in number.
     """
-    columns = {"words": arguments.words_column, "labels": arguments.labels_column}
-    examples = read_examples(path, {**columns, "id": arguments.id_column, "group": arguments.group_column})
-    for name, words, labels in zip(examples["id"], examples["words"], examples["labels"], strict=True):
-        if not isinstance(words, list) or not isinstance(labels, list):
-            raise ValueError(f"example {name}: words and labels must be lists, got {words!r:.80} and {labels!r:.80}")
+    columns = {"words": arguments.words_column, "labels": arguments.labels_column, **named_columns(arguments)}
+
+    def parse(values: dict[str, Any]) -> dict[str, Any]:
+        words, labels = (_each(values[name], name) for name in ("words", "labels"))
         if len(words) != len(labels):
-            raise ValueError(
-                f"example {name} has {len(words)} words and {len(labels)} labels: every word must have one label"
-            )
-        if not words:
-            raise ValueError(f"example {name} has no words: leave it out")
-    return examples
+            raise ValueError(f"{len(words)} words and {len(labels)} labels: every word must have one label")
+        return {"words": [str(word) for word in words], "labels": [label_text(label) for label in labels]}
+
+    return read_examples(path, columns, parse, arguments)
 
 
-def are_iob2(labels: Sequence[str]) -> bool:
-    """Whether labels look like IOB2, which marks entities of several words, rather than plain tags of words."""
-    return all(label == OUTSIDE or label[:2] in ("B-", "I-") for label in labels)
-
-
-def continues(labels: Sequence[str], number: int) -> bool:
-    """Whether word `number` is of the same entity as the word before, in IOB2 labels."""
-    kind = labels[number][2:]
-    return labels[number].startswith("I-") and number > 0 and labels[number - 1] in (f"B-{kind}", f"I-{kind}")
-
-
-def beginning_within(labels: list[str], start: int, stop: int) -> list[str]:
-    """Labels from word `start` on that keep every entity which begins before word `stop`, whole, and no other.
-
-    Returns:
-        `stop - start` labels, or more where the last entity goes on.
-    """
-    first = start
-    while first < stop and continues(labels, first):
-        first += 1
-    last = stop
-    while first < stop and last < len(labels) and continues(labels, last):
-        last += 1
-    return [OUTSIDE] * (first - start) + labels[first:last]
+def _each(value: Any, what: str) -> list[Any]:
+    """A list, as it is, as a csv writes it, or as a text with spaces between."""
+    if is_missing(value):
+        raise MissingValueError(f"no {what}")
+    value = as_list(value)
+    found = value.split() if isinstance(value, str) else value
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"{what} must be a list, got {value!r:.80}")
+    if not found or any(each is None for each in found):
+        raise MissingValueError(f"no {what}, or a null among them")
+    return list(found)
 
 
 @dataclass
-class WordCollator:
-    """Micro-batches of windows; `labels` are `[windows, seq_length]`, one at the first token of every word that the
-    window decides, `IGNORE_INDEX` elsewhere."""
-
-    tokenizer: PreTrainedTokenizerBase
-    strategy: Strategy
-    max_length: int
-
-    def batch(self, rows: list[dict[str, Any]], keys: Sequence[Key] = ()) -> dict[str, Any]:
-        """A micro-batch of windows."""
-        features = [{name: torch.tensor(row[name]) for name in ("input_ids", "labels")} for row in rows]
-        batch: dict[str, Any] = collate(features, self.tokenizer)
-        batch["documents"] = [row["id"] for row in rows]
-        batch["text_lengths"] = [len(row["input_ids"]) for row in rows]
-        return batch
-
-
-@dataclass
-class TokenClassification(Task):
+class TokenClassification(PieceTask):
     """The task of `finetune/token_classification.py`.
 
     Args:
-        labels: their names in the order of their numbers; where all are IOB2, entities are scored, else words.
+        labels: their names in the order of their numbers; where they mark entities these are scored, else words.
         unread: the label of a word that the model does not see.
+        scheme: how entities are marked, "" where none are; labels that do not fit it are refused, which any do IOB1.
+        word_splitter: how `longbert predict` splits a text into words: a key of `WORD_SPLITTERS`.
     """
+
+    model_class = LongBertForTokenClassification
+    in_the_middle = "would leave words in the middle without a label"
 
     tokenizer: PreTrainedTokenizerBase
     labels: list[str]
     unread: str
     stride: int = 128
     batch_size: int = 8
+    keeps_head: bool = True
+    scheme: str = "IOB2"
+    word_splitter: str = "punctuation"
     entities: bool = field(init=False)
     metric: Figures = field(init=False)
 
     def __post_init__(self) -> None:
-        self.entities = are_iob2(self.labels)
+        self.entities = mark_entities(self.labels)
+        self.scheme = self.scheme if self.entities else ""
         self.metric = EntityMetric() if self.entities else WordMetric()
 
     @classmethod
-    def of(
-        cls, tokenizer: PreTrainedTokenizerBase, splits: list[Split], stride: int, batch_size: int
-    ) -> "TokenClassification":
-        """The task of some examples: labels are those of all training sets. A word that is not seen gets O or, where
-        there is no such label, the most frequent one."""
+    def of(cls, source: Source, splits: list[Split], stride: int, batch_size: int) -> "TokenClassification":
+        """The task of some examples: labels are those of all training sets, in the order of the source's own head, if
+        it has one that knows them. A word that is not seen gets O or, where there is no such label, the most frequent
+        one."""
         values = [labels for split in splits for labels in split.train["labels"]]
-        names = infer_labels(values)
-        counts = Counter(str(label) for labels in values for label in labels)
+        names, keeps_head = agree_on_labels(source.labels(cls.model_class), infer_labels(values))
+        counts = Counter(label for labels in values for label in labels)
         unread = OUTSIDE if OUTSIDE in counts else counts.most_common(1)[0][0]
-        return cls(tokenizer, names, unread, stride, batch_size)
+        scheme = scheme_of(values) if mark_entities(names) else ""
+        splitter, share = splitter_of([words for split in splits for words in split.train["words"]])
+        print(
+            f"`longbert predict` will split texts at {splitter}, which finds {share:.1%} of the training words again"
+        )
+        return cls(source.tokenizer, names, unread, stride, batch_size, keeps_head, scheme, splitter)
 
-    def encode(self, examples: datasets.Dataset) -> datasets.Dataset:
-        """Tokenise, and turn labels into numbers.
+    def accept(self, readers: Mapping[str, Reader]) -> None:
+        """Check the strategies, and that their pieces can share `stride` tokens.
+
+        Raises:
+            ValueError: a strategy that would leave a gap, or a stride that is too long.
+        """
+        super().accept(readers)
+        for reader in readers.values():
+            overlapping(reader.at_once, reader.at_once - FRAME, self.stride)
+
+    def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
+        """Tokenize, and turn labels into numbers.
 
         Word n has the tokens from `bounds[n]` up to `bounds[n + 1]`: none where the tokenizer leaves nothing of it, as
         of a control character. Its label is the target of the first.
 
         Raises:
             ValueError: a document that the tokenizer turns into no token, a label that the training set does not have,
-                or labels that look like IOB2 and are not.
+                or labels that mark entities and do not fit together.
         """
 
         def tokens(row: dict[str, Any]) -> dict[str, Any]:
             text = self.tokenizer(row["words"], is_split_into_words=True, add_special_tokens=False, verbose=False)
             ids, owners = text["input_ids"], text.word_ids()
             if not ids:
-                raise ValueError(f"example {row['id']} has no word that the tokenizer can read: {row['words']!r:.80}")
-            labels = [label_index(self.labels, row["id"], label) for label in row["labels"]]
+                raise ValueError(f"{place_of(row)} has no word that the tokenizer can read: {row['words']!r:.80}")
+            labels = [label_index(self.labels, place_of(row), label) for label in row["labels"]]
             self._refuse_malformed(row)
             bounds = [bisect_left(owners, number) for number in range(len(labels) + 1)]
             # What is labelled is a word, and the metric counts words. With a label on each of its pieces a rare word
@@ -177,69 +167,43 @@ class TokenClassification(Task):
         return examples.map(tokens, remove_columns=examples.column_names, desc="tokenizing")
 
     def _refuse_malformed(self, row: dict[str, Any]) -> None:
-        if not self.entities:
+        if self.scheme in ("", "IOB1"):
             return
-        for number, label in enumerate(row["labels"]):
-            if label.startswith("I-") and not continues(row["labels"], number):
-                raise ValueError(
-                    f"example {row['id']}: word {number}, {row['words'][number]!r}, has the label {label} and "
-                    f"continues no entity. In IOB2 the first word of an entity is B-{label[2:]}, those that continue "
-                    f"it are {label}, and words outside are {OUTSIDE}: write B-{label[2:]} here"
-                )
-
-    def windows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
-        """A row for every window of every document."""
-        return window_rows(examples, lambda example: self._windows(example, collator))
-
-    def _windows(self, example: dict[str, Any], collator: WordCollator) -> list[dict[str, Any]]:
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        ids, size = example["input_ids"], collator.max_length - FRAME
-        starts = window_starts(collator.strategy, len(ids), size, self.stride)
-        decided = decided_tokens(starts, len(ids), size, self.stride)
-        rows = []
-        for start, (first, end) in zip(starts, decided, strict=True):
-            piece = ids[start : start + size]
-            labels = [IGNORE_INDEX] * (len(piece) + FRAME)
-            # one further on, behind [CLS]
-            first_place, end_place = first - start + 1, end - start + 1
-            labels[first_place:end_place] = example["targets"][first:end]
-            rows.append(
-                {
-                    "id": example["id"],
-                    "input_ids": [cls, *piece, sep],
-                    "labels": labels,
-                    "decides": [first_place, end_place],
-                    "length": len(piece) + FRAME,
-                }
+        number = first_malformed(row["labels"])
+        if number is not None:
+            label = row["labels"][number]
+            raise ValueError(
+                f"{place_of(row)}: word {number}, {row['words'][number]!r}, has the label {label} and continues no "
+                f"entity. In {self.scheme} the first word of an entity is B-{label[2:]}, and words outside are "
+                f"{OUTSIDE}: write B-{label[2:]} here"
             )
+
+    def configure(self, config: LongBertConfig) -> LongBertConfig:
+        """With labels, and how words are split."""
+        config = with_labels(config, self.labels)
+        config.task_settings = {"word_splitter": self.word_splitter, "stride": self.stride}
+        return config
+
+    def pieces(self, example: Row, reader: Reader) -> list[Row]:
+        """Every piece of a document, with a label at the first token of every word that it decides."""
+        ids, size = example["input_ids"], reader.at_once - FRAME
+        starts = piece_starts(reader.strategy, len(ids), size, self.stride)
+        rows = []
+        for start, (first, end) in zip(starts, decided_tokens(starts, len(ids), size, self.stride), strict=True):
+            piece = ids[start : start + size]
+            labels = [IGNORE_INDEX] * len(piece)
+            labels[first - start : end - start] = example["targets"][first:end]
+            # `decides` is one further on, behind [CLS]
+            decides = [first - start + 1, end - start + 1]
+            rows.append({**framed(self.tokenizer, piece), "labels": framed_labels(labels), "decides": decides})
         return rows
 
-    def training_rows(self, examples: datasets.Dataset, collator: WordCollator) -> datasets.Dataset:
-        """What a plan trains on: the windows that decide a word, as others have no loss to divide."""
-        return self.windows(examples, collator).filter(
-            lambda labels: any(label != IGNORE_INDEX for label in labels), input_columns="labels"
-        )
-
-    def build(self, source: Source, strategy: Strategy) -> nn.Module:
-        """A model with a label for every token."""
-        config = with_labels(source.config if strategy.extended else source.native, self.labels)
-        return LongBertForTokenClassification.from_pretrained(source.path, config=config)
-
-    def collator(self, strategy: Strategy, max_length: int, long_length: int) -> Collator:
-        """What makes micro-batches.
-
-        Raises:
-            ValueError: a strategy that would leave a gap, or windows that cannot share `stride` tokens.
-        """
-        if strategy.skips_middle:
-            raise ValueError(
-                "head-tail would leave words in the middle without a label: strategies must be of long, truncate, "
-                "chunk-pool"
-            )
-        if not strategy.extended:
-            # refuses a stride now; how much the long model reads is not known yet
-            overlapping(max_length, max_length - FRAME, self.stride)
-        return WordCollator(self.tokenizer, strategy, max_length)
+    def rows(self, examples: datasets.Dataset, reader: Reader, train: bool = False) -> datasets.Dataset:
+        """The pieces; in training those that decide a word, as others have no loss to divide."""
+        rows = super().rows(examples, reader)
+        if not train:
+            return rows
+        return rows.filter(lambda labels: any(label != IGNORE_INDEX for label in labels), input_columns="labels")
 
     def loss(
         self,
@@ -252,14 +216,10 @@ class TokenClassification(Task):
         total = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         return per_item(total, (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
-    def predict(self, model: nn.Module, examples: datasets.Dataset, collator: WordCollator) -> list[dict[str, Any]]:
-        """For each document the labels of its words, how probable each is, and at which token the words begin, [CLS]
-        counted; where a word is not seen its score is None."""
-        read = read_windows(model, self.windows(examples, collator), collator, self.batch_size)
-        return [self._decide(example, windows) for example, windows in zip(examples, read, strict=True)]
-
-    def _decide(self, example: dict[str, Any], windows: list[tuple[dict, dict[str, torch.Tensor]]]) -> dict[str, Any]:
-        logits = torch.cat([outputs["logits"][slice(*row["decides"])] for row, outputs in windows])
+    def decide(self, example: Row, pieces: list[tuple[Row, Outputs]]) -> dict[str, Any]:
+        """The labels of a document's words, how probable each is, and at which token the words begin, [CLS] counted;
+        where a word is not seen its score is None."""
+        logits = torch.cat([outputs["logits"][slice(*row["decides"])] for row, outputs in pieces])
         highest, numbers = (best.tolist() for best in logits.softmax(-1).max(-1))
         prediction: list[str] = []
         scores: list[float | None] = []
@@ -268,7 +228,6 @@ class TokenClassification(Task):
             prediction.append(self.labels[numbers[first]] if seen else self.unread)
             scores.append(round(highest[first], 4) if seen else None)
         return {
-            "id": example["id"],
             "prediction": prediction,
             "reference": [self.labels[number] for number in example["labels"]],
             "scores": scores,
@@ -292,6 +251,6 @@ class TokenClassification(Task):
         names = ("prediction", "reference")
         if not self.entities:
             return {name: line[name][first:end] for name in names}
-        kept = {name: beginning_within(line[name], first, end) for name in names}
+        kept = {name: beginning_within(to_iob2(line[name]), first, end) for name in names}
         longest = max(map(len, kept.values()))
         return {name: labels + [OUTSIDE] * (longest - len(labels)) for name, labels in kept.items()}

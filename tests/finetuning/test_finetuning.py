@@ -12,7 +12,7 @@ import evaluate
 import numpy as np
 import pytest
 import yaml
-from processes import SignalAtStep, run
+from processes import ROOT, SignalAtStep, run
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
@@ -26,19 +26,17 @@ from longbert import (
 from longbert.arguments import ModelArguments, parse_config
 from longbert.cli import main
 from longbert.finetuning import metrics
-from longbert.finetuning.examples import ExampleArguments, infer_labels, make_splits, read_examples
+from longbert.finetuning.labels import infer_labels
 from longbert.finetuning.loop import FinetuningArguments
 from longbert.finetuning.report import length_histogram
 from longbert.finetuning.retrieval.collection import RetrievalArguments
 from longbert.finetuning.retrieval.embedding import EmbeddingArguments
+from longbert.finetuning.splits import make_splits
 from longbert.finetuning.strategies import STRATEGIES
-from longbert.finetuning.tasks.classification import ClassificationArguments
+from longbert.finetuning.tasks.classification import ClassificationArguments, read_documents
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments, read_questions
 from longbert.finetuning.tasks.token_classification import TokenClassificationArguments
-
-
-ROOT = Path(__file__).parents[1]
 
 
 def finetune(script: str, file: Path, *overrides: str) -> tuple[int, str]:
@@ -158,9 +156,8 @@ def write(path: Path, examples: list[dict]) -> Path:
 def test_folds_test_every_example_once_and_keep_groups_together(tmp_path):
     examples = [{"text": f"t{i}", "label": i % 2, "by": i // 4} for i in range(60)]
     file = write(tmp_path / "x.jsonl", examples)
-    arguments = ExampleArguments(train_file=str(file), folds=5, group_column="by")
-    columns = {"text": "text", "label": "label", "group": "by"}
-    splits = make_splits(arguments, lambda path: read_examples(path, columns), "label", seed=0)
+    arguments = ClassificationArguments(train_file=str(file), folds=5, group_column="by")
+    splits = make_splits(arguments, lambda path: read_documents(path, arguments), lambda rows: rows["label"], seed=0)
     assert sorted(text for split in splits for text in split.test["text"]) == sorted(e["text"] for e in examples)
     for split in splits:
         groups = [set(part["group"]) for part in (split.train, split.validation, split.test)]
@@ -353,7 +350,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_never_stopped(desk, settings, t
     ("change", "message"),
     [
         ({"body": "x", "kind": "maybe"}, "has the label 'maybe', which the training set does not have: no, yes"),
-        ({"body": " ", "kind": "yes"}, "has an empty text"),
+        ({"body": " ", "kind": "yes"}, "1 rows have an empty text"),
     ],
 )
 def test_examples_that_cannot_be_used_are_refused_before_training(change, message, desk, settings, tmp_path):

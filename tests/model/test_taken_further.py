@@ -18,6 +18,7 @@ from conftest import (
     real,
     table,
 )
+from processes import ROOT
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import longbert
@@ -257,7 +258,7 @@ def test_rows_that_interpolation_would_move_are_not_moved_twice(bert, tmp_path):
 
 REACHING = {
     file.name: file
-    for file in sorted((Path(__file__).parents[1] / "configs").glob("*/*.yaml"))
+    for file in sorted((ROOT / "configs").glob("*/*.yaml"))
     if "max_position_embeddings" in file.read_text("utf-8")
 }
 

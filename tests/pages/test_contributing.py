@@ -8,21 +8,22 @@ import pytest
 import torch
 import transformers
 from conftest import LONG, TINY, N, assert_close, assert_equal, auto_class, batch, every_head, extended, outputs
+from processes import ROOT
 from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 
 from longbert import POSITION_INITS, POSITION_TYPES, LongBertConfig, LongBertModel
 from longbert.arguments import ModelArguments
 from longbert.cli import main
 from longbert.families import FAMILIES
-from longbert.finetuning.examples import Split
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.metrics import interval_of
+from longbert.finetuning.splits import Split
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.finetuning.tasks.task import Task
 from longbert.source import Source
 
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 SECTIONS = re.findall(r"^## Add a (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 REGISTRIES = (POSITION_TYPES, POSITION_INITS, FAMILIES, STRATEGIES)
 KERNELS = (AttentionInterface, AttentionMaskInterface)
@@ -98,7 +99,7 @@ def finetune(task_class: type, texts: list[datasets.Dataset], source: Path, out:
     """The table of one step of a task."""
     splits = [Split("", *texts)]
     model = Source.of(ModelArguments(model=str(source), max_position_embeddings=128))
-    task = task_class.of(model.tokenizer, splits, None, 8)
+    task = task_class.of(model, splits, None, 8)
     for name, value in changes.items():
         setattr(task, name, value)
     arguments = TrainingArguments(

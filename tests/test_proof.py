@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import real
+from matplotlib.axes import Axes
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from longbert.proof import Proof, Prover, Scores, mask_documents, position_buckets, reading, score
+from longbert.proof import Proof, Prover, Scores, cutter, mask_documents, position_buckets, score
+from longbert.proof_rows import AFTER, BEFORE, SAME_CHUNKED
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +31,26 @@ def documents(tokenizer):
     return mask_documents(rows, tokenizer, 0.15, seed=0)
 
 
-@pytest.mark.parametrize("window", [None, 512, 64])
-def test_every_token_is_read_once_at_its_own_position(tokenizer, documents, window):
+@pytest.mark.parametrize("chunk_length", [None, 512, 64])
+def test_every_token_is_read_once_at_its_own_position(tokenizer, documents, chunk_length):
     for document in documents:
-        segments = reading(tokenizer, window)(document)
-        position = torch.cat([segment.positions[1:-1] for segment in segments])
-        tokens = torch.cat([segment.features["input_ids"][1:-1] for segment in segments])
-        labels = torch.cat([segment.features["labels"] for segment in segments])
+        pieces = cutter(tokenizer, chunk_length)(document)
+        position = torch.cat([piece.positions[1:-1] for piece in pieces])
+        tokens = torch.cat([piece.features["input_ids"][1:-1] for piece in pieces])
+        labels = torch.cat([piece.features["labels"] for piece in pieces])
         assert position.tolist() == list(range(1, len(document.input_ids) + 1))
         assert torch.equal(tokens, document.input_ids)
         assert torch.equal(labels[labels != -100], document.labels[document.labels != -100])
-        assert max(len(segment.features["input_ids"]) for segment in segments) <= (window or len(tokens) + 2)
+        assert max(len(piece.features["input_ids"]) for piece in pieces) <= (chunk_length or len(tokens) + 2)
 
 
 def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
     document = documents[1]
-    scores = score(model, [document], reading(tokenizer), tokenizer)
-    (segment,) = reading(tokenizer)(document)
-    labels = segment.features["labels"][None]
+    scores = score(model, [document], cutter(tokenizer), tokenizer)
+    (piece,) = cutter(tokenizer)(document)
+    labels = piece.features["labels"][None]
     with torch.no_grad():
-        expected = model(segment.features["input_ids"][None], labels=labels)
+        expected = model(piece.features["input_ids"][None], labels=labels)
     assert scores.loss.mean() == pytest.approx(expected.loss.item(), rel=1e-5)
     right = (expected.logits.argmax(-1) == labels)[labels != -100]
     assert scores.correct.tolist() == right.tolist()
@@ -56,8 +58,8 @@ def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
 
 
 def test_chunking_a_text_that_fits_changes_nothing(tokenizer, model, documents):
-    whole = score(model, documents[1:], reading(tokenizer), tokenizer)
-    chunked = score(model, documents[1:], reading(tokenizer, 512), tokenizer)
+    whole = score(model, documents[1:], cutter(tokenizer), tokenizer)
+    chunked = score(model, documents[1:], cutter(tokenizer, 512), tokenizer)
     np.testing.assert_allclose(whole.loss, chunked.loss, rtol=1e-4)
 
 
@@ -80,6 +82,21 @@ def test_the_table_adds_up(tmp_path):
     table = (tmp_path / "proof.md").read_text()
     assert "| longer | 2.000 (+0.0 %), 0.500 | 2.000 (-50.0 %), 0.500 |" in table
     assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_the_picture_is_of_the_difference_to_chunks(tmp_path, monkeypatch):
+    position = np.concatenate((np.arange(900), np.arange(1024)))  # two texts, the first of which ends sooner
+    proof = Proof(source_length=512, max_seq_length=1024, documents=2)
+    for name, loss in {BEFORE: 9.0, AFTER: 2.0, f"{SAME_CHUNKED} at 512": 4.0}.items():
+        proof.rows[name] = Scores(position, np.full(len(position), loss), position % 2 == 0)
+    drawn = {}
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda axes, at, value, yerr, label, **_: drawn.update({label: (value, yerr)})
+    )
+    proof.save(tmp_path)
+    assert list(drawn) == [AFTER]
+    change, interval = drawn[AFTER]
+    assert change.tolist() == [-50, -50] and not np.any(interval)
 
 
 def test_documents_that_are_too_short_cannot_prove_anything(tokenizer):

@@ -21,15 +21,15 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from longbert.arguments import ModelArguments
 from longbert.data.batches import Phase, TrainingPlan
-from longbert.data.masking import IGNORE_INDEX
-from longbert.data.rows import FRAME
-from longbert.finetuning.examples import Split
+from longbert.data.features import FRAME, IGNORE_INDEX
+from longbert.finetuning.entities import beginning_within
 from longbert.finetuning.metrics import EntityMetric, WordMetric, interval_of
-from longbert.finetuning.strategies import STRATEGIES, decided_tokens, overlapping
+from longbert.finetuning.pieces import decided_tokens, overlapping
+from longbert.finetuning.splits import Split
+from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.token_classification import (
     TokenClassification,
     TokenClassificationArguments,
-    beginning_within,
     read_words,
 )
 from longbert.source import Source
@@ -70,12 +70,12 @@ def some_documents(tokenizer, *lengths: int) -> datasets.Dataset:
 
 
 class Oracle(nn.Module):
-    """Answers with the label that `windows` hold for a token, and with `wrong` where it has none to decide."""
+    """Answers with the label that `pieces` hold for a token, and with `wrong` where it has none to decide."""
 
-    def __init__(self, windows: datasets.Dataset, wrong: int):
+    def __init__(self, pieces: datasets.Dataset, wrong: int):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(()))
-        self.known = {tuple(row["input_ids"]): row["labels"] for row in windows}
+        self.known = {tuple(row["input_ids"]): row["labels"] for row in pieces}
         self.wrong = wrong
 
     @property
@@ -97,7 +97,7 @@ class Oracle(nn.Module):
 def test_a_label_stands_on_the_first_piece_of_its_word(tokenizer):
     words = ["\x07", "state", "unbelievableness", "", "inter-state", "war", "\x07"]
     labels = ["O", "B-PER", "I-PER", "B-LOC", "O", "B-LOC", "O"]
-    (row,) = TokenClassification(tokenizer, IOB2, "O").encode(examples((words, labels)))
+    (row,) = TokenClassification(tokenizer, IOB2, "O").tokenize(examples((words, labels)), 64)
     pieces = tokenizer.convert_ids_to_tokens(row["input_ids"])
     assert [len(pieces[first:end]) for first, end in pairwise(row["bounds"])] == [0, 1, 2, 0, 3, 1, 0]
     labelled = [(piece, IOB2[label]) for piece, label in zip(pieces, row["targets"], strict=True) if label >= 0]
@@ -108,9 +108,9 @@ def test_a_label_stands_on_the_first_piece_of_its_word(tokenizer):
 def test_a_word_of_which_nothing_is_left_gets_the_label_of_what_is_not_read(tokenizer):
     words = ["\x07", "state", "", "war", "\x07"]
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
-    encoded = task.encode(examples((words, ["B-LOC", "B-PER", "I-PER", "B-LOC", "O"])))
-    collator = task.collator(STRATEGIES["long"], 64, 64)
-    (line,) = task.predict(Oracle(task.windows(encoded, collator), 0), encoded, collator)
+    encoded = task.tokenize(examples((words, ["B-LOC", "B-PER", "I-PER", "B-LOC", "O"])), 64)
+    reader = Reader(STRATEGIES["long"], 64, 64)
+    (line,) = task.predict(Oracle(task.rows(encoded, reader), 0), encoded, reader)
     assert line["prediction"] == ["O", "B-PER", "O", "B-LOC", "O"]
     assert line["reference"] == ["B-LOC", "B-PER", "I-PER", "B-LOC", "O"]
     assert line["positions"] == [1, 1, 2, 2, 3]
@@ -140,10 +140,10 @@ def test_a_token_is_decided_once_where_it_is_furthest_from_the_edges(stride):
 def test_every_word_is_labelled_once_in_training_and_prediction(strategy, stride, tokenizer):
     """Over lengths around the windows' edges; were labels out of place, the oracle's answers would be wrong."""
     task = TokenClassification(tokenizer, IOB2, "O", stride)
-    encoded = task.encode(some_documents(tokenizer, *range(5, 45)))
-    collator = task.collator(STRATEGIES[strategy], 20, 20)
-    windows, training = task.windows(encoded, collator), task.training_rows(encoded, collator)
-    assert max(windows["length"]) == 20
+    encoded = task.tokenize(some_documents(tokenizer, *range(5, 45)), 64)
+    reader = Reader(STRATEGIES[strategy], 20, 20)
+    pieces, training = task.rows(encoded, reader), task.rows(encoded, reader, train=True)
+    assert max(pieces["length"]) == 20
     given = collections.defaultdict(list)
     for row in training:
         given[row["id"]] += [label for label in row["labels"] if label != IGNORE_INDEX]
@@ -151,7 +151,7 @@ def test_every_word_is_labelled_once_in_training_and_prediction(strategy, stride
         seen = len(example["input_ids"]) if strategy != "truncate" else 20 - FRAME
         assert given[example["id"]] == [label for label in example["targets"][:seen] if label != IGNORE_INDEX]
     wrong = IOB2.index("I-LOC")
-    for line, example in zip(task.predict(Oracle(windows, wrong), encoded, collator), encoded, strict=True):
+    for line, example in zip(task.predict(Oracle(pieces, wrong), encoded, reader), encoded, strict=True):
         for found, truth, score, (first, end) in zip(
             line["prediction"], line["reference"], line["scores"], pairwise(example["bounds"]), strict=True
         ):
@@ -163,10 +163,10 @@ def test_every_word_is_labelled_once_in_training_and_prediction(strategy, stride
 def test_a_window_that_decides_no_word_is_not_trained_on(tokenizer):
     task = TokenClassification(tokenizer, IOB2, "O", stride=2)
     long_word = "-".join(["state"] * 20)
-    encoded = task.encode(examples((["war", long_word, "peace"], ["O", "B-LOC", "O"])))
-    collator = task.collator(STRATEGIES["chunk-pool"], 12, 12)
-    assert len(task.windows(encoded, collator)) == 5
-    assert len(task.training_rows(encoded, collator)) == 2
+    encoded = task.tokenize(examples((["war", long_word, "peace"], ["O", "B-LOC", "O"])), 64)
+    reader = Reader(STRATEGIES["chunk-pool"], 12, 12)
+    assert len(task.rows(encoded, reader)) == 5
+    assert len(task.rows(encoded, reader, train=True)) == 2
 
 
 # errors
@@ -182,9 +182,10 @@ def refused(tmp_path: Path, words: object, labels: object) -> str:
 
 
 def test_documents_that_cannot_be_used_are_refused(tmp_path):
-    assert "example 1 has 3 words and 2 labels" in refused(tmp_path, ["a", "b", "c"], ["O", "O"])
-    assert "example 1 has no words" in refused(tmp_path, [], [])
-    assert "example 1: words and labels must be lists" in refused(tmp_path, None, ["O"])
+    assert "line 2: 3 words and 2 labels" in refused(tmp_path, ["a", "b", "c"], ["O", "O"])
+    assert "1 rows have no words, or a null among them" in refused(tmp_path, [], [])
+    assert "1 rows have no words" in refused(tmp_path, None, ["O"])
+    assert "words must be a list, got 7" in refused(tmp_path, 7, ["O"])
 
 
 @pytest.mark.parametrize(
@@ -198,37 +199,38 @@ def test_documents_that_cannot_be_used_are_refused(tmp_path):
 )
 def test_labels_that_cannot_be_used_are_refused(words, labels, message, tokenizer):
     with pytest.raises(ValueError, match=message):
-        TokenClassification(tokenizer, IOB2, "O").encode(examples((words, labels)))
+        TokenClassification(tokenizer, IOB2, "O").tokenize(examples((words, labels)), 64)
 
 
 def test_strategies_and_strides_that_leave_gaps_are_refused(tokenizer):
     task = TokenClassification(tokenizer, IOB2, "O", stride=62)
     with pytest.raises(ValueError, match="long, truncate, chunk-pool"):
-        task.collator(STRATEGIES["head-tail"], 64, 64)
-    with pytest.raises(ValueError, match="windows of 62 tokens cannot share 62"):
-        task.collator(STRATEGIES["chunk-pool"], 64, 64)
+        task.accept({"head-tail": Reader(STRATEGIES["head-tail"], 64, 64)})
+    with pytest.raises(ValueError, match="pieces of 62 tokens cannot share 62"):
+        task.accept({"chunk-pool": Reader(STRATEGIES["chunk-pool"], 64, 64)})
     with pytest.raises(ValueError, match="cannot share -1"):
-        TokenClassification(tokenizer, IOB2, "O", stride=-1).collator(STRATEGIES["truncate"], 64, 64)
+        TokenClassification(tokenizer, IOB2, "O", stride=-1).accept({"long": Reader(STRATEGIES["long"], 64, 64)})
 
 
 # labels and metrics
 
 
-def task_of(tokenizer, *documents) -> TokenClassification:
+def task_of(source: Source, *documents) -> TokenClassification:
     dataset = examples(*documents)
-    return TokenClassification.of(tokenizer, [Split("", dataset, dataset, dataset)], stride=8, batch_size=2)
+    return TokenClassification.of(source, [Split("", dataset, dataset, dataset)], stride=8, batch_size=2)
 
 
-def test_labels_say_what_is_scored(tokenizer):
-    names = task_of(tokenizer, (["a", "b", "c"], ["O", "B-PER", "I-PER"]))
+def test_labels_say_what_is_scored(tiny_source):
+    source = Source.of(ModelArguments(model=str(tiny_source)))
+    names = task_of(source, (["a", "b", "c"], ["O", "B-PER", "I-PER"]))
     assert (names.labels, names.unread) == (["B-PER", "I-PER", "O"], "O")
     assert isinstance(names.metric, EntityMetric)
-    tags = task_of(tokenizer, (["a", "b", "c"], ["DT", "NN", "NN"]))
+    tags = task_of(source, (["a", "b", "c"], ["DT", "NN", "NN"]))
     assert (tags.labels, tags.unread) == (["DT", "NN"], "NN")
     assert isinstance(tags.metric, WordMetric)
     # no IOB2, so that I-PER may stand anywhere
-    mixed = task_of(tokenizer, (["a", "b"], ["I-PER", "X"]))
-    assert len(mixed.encode(examples((["a"], ["I-PER"])))) == 1
+    mixed = task_of(source, (["a", "b"], ["I-PER", "X"]))
+    assert len(mixed.tokenize(examples((["a"], ["I-PER"])), 64)) == 1
 
 
 def test_the_model_knows_its_labels(tiny_source, tokenizer):
@@ -284,11 +286,11 @@ def entities(some: list[dict], name: str) -> set:
 
 
 def test_an_entity_is_whole_and_where_it_begins():
-    labels = ["B-PER", "I-PER", "I-PER", "I-LOC", "O", "B-LOC", "I-LOC"]
+    labels = ["B-PER", "I-PER", "I-PER", "B-LOC", "O", "B-LOC", "I-LOC"]
     assert beginning_within(labels, 0, 2) == ["B-PER", "I-PER", "I-PER"]
     assert beginning_within(labels, 1, 3) == ["O", "O"]
-    assert beginning_within(labels, 2, 4) == ["O", "I-LOC"]
-    assert beginning_within(labels, 3, 6) == ["I-LOC", "O", "B-LOC", "I-LOC"]
+    assert beginning_within(labels, 2, 4) == ["O", "B-LOC"]
+    assert beginning_within(labels, 3, 6) == ["B-LOC", "O", "B-LOC", "I-LOC"]
     assert beginning_within(labels, 6, 7) == ["O"]
 
 
@@ -326,8 +328,9 @@ def test_the_loss_means_the_same_for_any_split(tiny_source, tokenizer):
     source = Source.of(ModelArguments(model=str(tiny_source), max_position_embeddings=128))
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
     model = task.build(source, STRATEGIES["long"]).eval()
-    collator = task.collator(STRATEGIES["long"], 24, 24)
-    rows = list(task.training_rows(task.encode(some_documents(tokenizer, 7, 40, 3, 25)), collator))
+    reader = Reader(STRATEGIES["long"], 24, 24)
+    rows = list(task.rows(task.tokenize(some_documents(tokenizer, 7, 40, 3, 25), 24), reader, train=True))
+    collator = task.collator(reader)
     words = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
 
     def gradient(*parts: list[dict], items: int | None) -> torch.Tensor:
@@ -349,8 +352,9 @@ def test_a_step_is_the_same_for_any_accumulation(tiny_source, tokenizer, tmp_pat
     settings = {"max_position_embeddings": 128, "hidden_dropout_prob": 0.0, "attention_window": 16}
     source = Source.of(ModelArguments(model=str(tiny_source), **settings))
     task = TokenClassification(tokenizer, IOB2, "O", stride=8)
-    collator = task.collator(STRATEGIES["long"], 100, 128)
-    rows = task.training_rows(task.encode(some_documents(tokenizer, 60, 5, 33, 12, 50, 8, 21, 40)), collator)
+    reader = Reader(STRATEGIES["long"], 100, 128)
+    documents = task.tokenize(some_documents(tokenizer, 60, 5, 33, 12, 50, 8, 21, 40), 100)
+    rows, collator = task.rows(documents, reader, train=True), task.collator(reader)
     weights = []
     for batch_size in (4, 1):
         torch.manual_seed(0)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import assert_close, assert_equal, real
+from processes import ROOT
 from sentence_transformers import SentenceTransformer
 
 from longbert import LongBertModel
@@ -27,7 +28,6 @@ from longbert.folders import damage
 from longbert.source import Source
 
 
-ROOT = Path(__file__).parents[1]
 THINGS = ["gold", "iron", "silver", "copper", "wood", "stone", "glass", "paper", "cotton", "salt", "sugar", "water"]
 NOISE = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
 
@@ -178,7 +178,7 @@ def test_queries_are_ranked_in_their_group_and_know_where_their_evidence_stands(
         ({"prompts": {"passage": "p: "}}, "prompts must be a text for each of query, document"),
         ({"per_device_train_batch_size": 16}, "train_file has 12 different values of query, and a batch of 16 pairs"),
         ({"tokenizer": "other"}, "leave tokenizer out"),
-        ({"push_to_hub": True, "train": ["all", "positions"]}, "push_to_hub pushes one trained encoder"),
+        ({"push_to_hub": True, "train": ["all", "positions"]}, "push_to_hub pushes one trained model"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message, desk, tiny_source, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from processes import train, write_settings
+from processes import ROOT, train, write_settings
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -26,7 +26,6 @@ from longbert.training.freezing import select_parameters
 from longbert.training.meter import training_flops
 
 
-ROOT = Path(__file__).parents[1]
 ARGUMENTS = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
 
 

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from longbert import LongBertModel
 from longbert.data.batches import Phase, StreamedPlan, TrainingPlan, plan_loader
 from longbert.data.documents import load_documents, split_held_out
-from longbert.data.masking import RowMasker, TokenMasker, collate
-from longbert.data.rows import FRAME, SENTENCE_END, RowCount, RowSettings, make_rows, split_sentences, tokenize
+from longbert.data.features import FRAME, collate
+from longbert.data.masking import RowMasker, TokenMasker
+from longbert.data.rows import SENTENCE_END, RowCount, RowSettings, make_rows, split_sentences, tokenize
 from longbert.folders import resolve_path
 
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from longbert import LongBertForMultipleChoice
 from longbert.finetuning.metrics import ChoiceMetric
-from longbert.finetuning.strategies import STRATEGIES
+from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.multiple_choice import (
     ChunkPoolForMultipleChoice,
     MultipleChoice,
@@ -36,11 +36,11 @@ def tokenizer(tiny_source):
 
 @pytest.fixture
 def task(tokenizer) -> MultipleChoice:
-    return MultipleChoice(tokenizer, shortest=32, batch_size=2)
+    return MultipleChoice(tokenizer, batch_size=2)
 
 
 def encoded(task: MultipleChoice, *examples: dict) -> datasets.Dataset:
-    return task.encode(datasets.Dataset.from_list([{"id": str(n), **e} for n, e in enumerate(examples)]))
+    return task.tokenize(datasets.Dataset.from_list([{"id": str(n), **e} for n, e in enumerate(examples)]), 32)
 
 
 def words(task: MultipleChoice, input_ids: torch.Tensor) -> str:
@@ -58,7 +58,7 @@ def read(model: LongBertForMultipleChoice, batch: dict):
 @pytest.mark.parametrize("question", [None, "which metal"])
 def test_question_and_choice_come_first_are_global_and_the_context_is_cut_at_its_end(question, task):
     rows = encoded(task, EXAMPLE | ({"question": question} if question else {}))
-    batch = task.collator(STRATEGIES["long"], 20, 20).batch(list(rows))
+    batch = task.collator(Reader(STRATEGIES["long"], 20, 20)).batch(list(rows))
     asked = f"{question} " if question else ""
     room = 20 - 3 - len(f"{asked}iron and peace".split())
     seen = " ".join(EXAMPLE["context"].split()[:room])
@@ -79,24 +79,24 @@ def test_question_and_choice_come_first_are_global_and_the_context_is_cut_at_its
 
 def test_head_and_tail_are_of_the_context(task):
     (row,) = encoded(task, EXAMPLE)
-    batch = task.collator(STRATEGIES["head-tail"], 20, 40).batch([row])
+    batch = task.collator(Reader(STRATEGIES["head-tail"], 20, 40)).batch([row])
     context = EXAMPLE["context"].split()
     expected = " ".join([*context[:3], *context[-11:]])  # 14 tokens of room, 128 / 510 of them from the head
     assert words(task, batch["input_ids"][0, 1]) == f"[CLS] iron and peace [SEP] {expected} [SEP]"
 
 
-def test_windows_cover_what_long_reads_and_the_best_one_decides(task):
+def test_pieces_cover_what_long_reads_and_the_best_one_decides(task):
     rows = encoded(task, EXAMPLE, {**EXAMPLE, "context": "war peace"})
-    batch = task.collator(STRATEGIES["chunk-pool"], 16, 32).batch(list(rows))
+    batch = task.collator(Reader(STRATEGIES["chunk-pool"], 16, 32)).batch(list(rows))
     seen = [words(task, ids).split(" [SEP]")[1].split() for ids in batch["input_ids"][:, 1]]
     assert seen[0] + seen[1] + seen[2] == EXAMPLE["context"].split()[: 32 - 6] and seen[3] == ["war", "peace"]
     assert batch["owner"].tolist() == [0, 0, 0, 1]
     model = ChunkPoolForMultipleChoice(tiny_config(vocab_size=len(task.tokenizer), max_position_embeddings=32)).eval()
     pooled = read(model, batch).logits
-    windows = LongBertForMultipleChoice.forward(
+    pieces = LongBertForMultipleChoice.forward(
         model, **{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     ).logits
-    assert_close(pooled, torch.stack((windows[:3].amax(0), windows[3])))
+    assert_close(pooled, torch.stack((pieces[:3].amax(0), pieces[3])))
 
 
 @pytest.mark.parametrize("implementation", ["longbert", "sdpa", "eager"])
@@ -106,7 +106,9 @@ def test_under_a_window_each_choice_is_read_as_if_alone_with_its_own_marks(imple
     model = LongBertForMultipleChoice(config).eval()
     torch.nn.init.normal_(model.classifier.weight)
     model.set_attn_implementation(implementation)
-    batch = task.collator(STRATEGIES["long"], 64, 64).batch(list(encoded(task, EXAMPLE, {**EXAMPLE, "label": 0})))
+    batch = task.collator(Reader(STRATEGIES["long"], 64, 64)).batch(
+        list(encoded(task, EXAMPLE, {**EXAMPLE, "label": 0}))
+    )
     together = read(model, batch).logits
     names = ("input_ids", "attention_mask", "token_type_ids", "global_attention_mask")
     with torch.no_grad():
@@ -125,7 +127,7 @@ def test_the_loss_means_the_same_for_any_split(strategy, task):
     """Law 6: over micro-batches whose number of labels is the number of examples, as Trainer counts it."""
     draw = random.Random(0)
     examples = [{**EXAMPLE, "context": " ".join(draw.choices(NOISE, k=n)), "label": n % 2} for n in (30, 9, 17, 40)]
-    rows, collator = list(encoded(task, *examples)), task.collator(STRATEGIES[strategy], 24, 48)
+    rows, collator = list(encoded(task, *examples)), task.collator(Reader(STRATEGIES[strategy], 24, 48))
     model_class = ChunkPoolForMultipleChoice if strategy == "chunk-pool" else LongBertForMultipleChoice
     model = model_class(tiny_config(vocab_size=len(task.tokenizer), max_position_embeddings=48, attention_window=4))
     losses, gradients = [], []
@@ -149,31 +151,35 @@ def test_the_loss_means_the_same_for_any_split(strategy, task):
 
 @pytest.mark.parametrize(("label", "number"), [(0, 0), (3, 3), ("2", 2), ("A", 0), ("d", 3)])
 def test_the_right_choice_is_a_number_or_a_letter(label, number):
-    assert choice_number("x", label, 4) == number
+    assert choice_number(label, 4) == number
 
 
 @pytest.mark.parametrize("label", [4, -1, "E", "AB", "", None, 1.5])
 def test_a_label_that_is_no_choice_is_refused(label):
-    with pytest.raises(ValueError, match="example x has the label .*0 to 3, or as A to D"):
-        choice_number("x", label, 4)
+    with pytest.raises(ValueError, match="no label|the label is .*0 to 3, or as A to D"):
+        choice_number(label, 4)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": 2}, "example 1 has the label 2: the right one of its 2 choices is given as 0 to 1, or as A to B"),
-        ({"choices": ["gold"]}, "example 1 must have a list of at least two choices"),
-        ({"choices": ["gold", " "]}, "example 1 has an empty choice"),
-        ({"choices": ["gold", "iron", "war"]}, "example 1 has 3 choices, others have 2"),
-        ({"context": ""}, "example 1 has an empty context"),
-        ({"question": ""}, "example 1 has an empty question"),
+        ({"label": 2}, "line 2: the label is 2: the right one of 2 choices is given as 0 to 1, or as A to B"),
+        ({"label": None}, "1 rows have no label .*line 2.*skip_empty"),
+        ({"choices": ["gold"]}, "line 2: choices must be a list of at least two"),
+        ({"choices": ["gold", " "]}, "1 rows have an empty choice .*line 2"),
+        ({"choices": ["gold", "iron", "war"]}, "line 2 has 3 choices, others have 2"),
+        ({"context": ""}, "1 rows have an empty context .*line 2"),
+        ({"question": ""}, "1 rows have an empty question .*line 2"),
         ({"choices": ["gold", "war " * 28]}, "have 29 tokens, which leaves no room for the context in 32 tokens"),
     ],
 )
-def test_what_cannot_be_used_is_refused(change, message, task):
+def test_what_cannot_be_used_is_refused(change, message, task, tmp_path):
     good = {**EXAMPLE, "question": "which"}
+    file = tmp_path / "x.jsonl"
+    file.write_text("\n".join(json.dumps(example) for example in (good, good | change)))
+    arguments = MultipleChoiceArguments(train_file=str(file), question_column="question")
     with pytest.raises(ValueError, match=message):
-        encoded(task, good, good | change)
+        task.tokenize(read_choices(str(file), arguments), 32)
 
 
 def test_columns_are_named_and_the_question_is_optional(tmp_path):
@@ -181,7 +187,7 @@ def test_columns_are_named_and_the_question_is_optional(tmp_path):
     file.write_text(json.dumps({"article": "a b", "question": "q", "options": ["c", "d"], "answer": "B"}))
     columns = {"context_column": "article", "choices_column": "options", "label_column": "answer"}
     (row,) = read_choices(str(file), MultipleChoiceArguments(train_file=str(file), **columns))
-    assert row == {"context": "a b", "choices": ["c", "d"], "label": "B", "id": "0"}
+    assert row == {"context": "a b", "choices": ["c", "d"], "label": 1, "id": "0", "place": f"{file}, line 1"}
     (row,) = read_choices(
         str(file), MultipleChoiceArguments(train_file=str(file), question_column="question", **columns)
     )
@@ -217,7 +223,7 @@ def hidden(draw: random.Random) -> dict:
     return {"context": " ".join(context), "question": "which metal", "choices": metals, "label": "AB"[label]}
 
 
-# that windows learn takes more than three times as long; what they read and give is held above
+# that pieces learn takes more than three times as long; what they read and give is held above
 @pytest.mark.parametrize(
     ("strategies", "epochs"),
     [(["long", "truncate"], 3), pytest.param(["long", "truncate", "chunk-pool"], 10, marks=pytest.mark.slow)],

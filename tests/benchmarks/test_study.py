@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import real
+from processes import ROOT
 
 from longbert import POSITION_INITS, LongBertConfig
 from longbert.folders import resolve_path
@@ -15,7 +16,7 @@ from longbert.folders import resolve_path
 def study():
     """The two scripts; the fillings that they add to the package's leave it with them."""
     inits = dict(POSITION_INITS)
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     import extension_study
     import study_report
 

@@ -12,7 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from conftest import real
+from processes import ROOT, execute
 from transformers import TrainingArguments
 
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
@@ -20,7 +22,6 @@ from longbert.cli import build_parser, main
 from longbert.folders import resolve_path
 
 
-ROOT = Path(__file__).parents[1]
 READMES = {"English": "README.md", "Chinese": "README.zh-CN.md"}
 TEXTS = {language: (ROOT / file).read_text("utf-8") for language, file in READMES.items()}
 BLOCKS = {language: re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL) for language, text in TEXTS.items()}
@@ -78,9 +79,11 @@ def test_there_are_blocks_of_both_kinds(language):
 
 
 @pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON)
-def test_python_blocks_run_and_print_the_shape_they_promise(code, desk):
+def test_python_blocks_run_and_print_the_shape_they_promise(code, desk, tmp_path):
     promised = re.search(r"# (torch\.Size\(\[1, \d+, |\(384,\))", code)[1]
-    assert run([sys.executable, "-c", localized(code)], desk).startswith(promised)
+    status, printed = execute(localized(code), desk, tmp_path / "log.txt")
+    assert status == 0, printed
+    assert any(line.startswith(promised) for line in printed.splitlines()), printed
 
 
 def install(command: list[str]) -> None:
@@ -91,7 +94,16 @@ def install(command: list[str]) -> None:
     assert path == "." and {*extras.split(",")} - {""} <= project["optional-dependencies"].keys()
 
 
-def test_english_shell_lines_run_in_order(desk, monkeypatch):
+def launch(command: list[str], desk: Path, log: Path) -> None:
+    """What `accelerate launch` starts, in a fork; tests/training/test_train.py has the launcher start processes."""
+    launched = launch_command_parser().parse_args(command[2:])
+    argv = [launched.training_script, *launched.training_script_args]
+    code = f"import runpy, sys; sys.argv = {argv!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    status, printed = execute(code, desk, log)
+    assert status == 0, printed
+
+
+def test_english_shell_lines_run_in_order(desk, monkeypatch, tmp_path):
     monkeypatch.chdir(desk)
     for line in shell_lines("English"):
         command = shlex.split(localized(line).replace("4096", "1024"))
@@ -103,7 +115,8 @@ def test_english_shell_lines_run_in_order(desk, monkeypatch):
         elif command[0] == "make":
             run(["make", "--dry-run", *command[1:]], desk)
         else:
-            run([*command, *SHORT], desk)
+            assert command[:2] == ["accelerate", "launch"]
+            launch([*command, *SHORT], desk, tmp_path / "log.txt")
 
 
 def test_chinese_shell_lines_are_what_the_programs_take(desk, monkeypatch):

@@ -1,0 +1,332 @@
+"""Files: what a user names is found, opened and read record by record, by libraries that know the format.
+
+Whatever cannot be read as it is meant is a `ValueError` that names the file and the row. Rows of a csv count as in a
+spreadsheet, where the header is row 1; all others from 1 on.
+"""
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import itertools
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import charset_normalizer
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..arguments import FileArguments
+from ..folders import resolve_path
+
+
+TABLES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+SAVED = "saved"  # a folder written by datasets' `save_to_disk`
+DELIMITERS = ",;\t|"
+MARKS = {  # of an encoding, at a file's start; the longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# what texts are still kept in where they are not in UTF-8; others are less likely than a wrong guess
+LEGACY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp874"]
+SAMPLE = 1 << 16
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole book
+
+
+class MissingColumnError(ValueError):
+    """A file lacks a column that was asked for."""
+
+    def __init__(self, file: Path, column: str, columns: Sequence[str]):
+        super().__init__(f"{file} has the columns {', '.join(map(repr, columns))}, not {column!r}")
+        self.column = column
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of a file.
+
+    Args:
+        place: of the row, for messages: file and number.
+        values: of the columns that were asked for; None where the row has none.
+    """
+
+    place: str
+    values: dict[str, Any]
+
+
+def kind_of(file: str | Path, kinds: dict[str, str] = TABLES) -> str | None:
+    """What a file holds, by the end of its name, in capitals or small letters, with or without .gz; None where it is
+    not to be read."""
+    name = Path(file).name.lower().removesuffix(".gz")
+    return kinds.get(Path(name).suffix)
+
+
+def find_files(path: str, kinds: dict[str, str] = TABLES) -> list[Path]:
+    """The files that a path names, sorted: the path itself, what a folder holds, or what a glob matches.
+
+    A name that exists is taken as it is, whatever brackets are in it. What else a folder holds is printed.
+
+    Args:
+        path: may also lead into a package, `package://name/...`.
+        kinds: endings to read, and what they hold.
+
+    Raises:
+        ValueError: there is nothing, or nothing that is read.
+    """
+    path = resolve_path(path)
+    place = Path(path)
+    if (place / "dataset_dict.json").exists():
+        splits = json.loads((place / "dataset_dict.json").read_text("utf-8"))["splits"]
+        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name one, such as {place / splits[0]}")
+    if (place / "state.json").exists():
+        return [place]
+    if place.is_dir():
+        found = sorted(file for file in place.rglob("*") if file.is_file() and not _is_hidden(file, place))
+    elif place.exists():
+        found = [place]
+    else:
+        found = sorted(Path(file) for file in glob.glob(path, recursive=True) if Path(file).is_file())
+    read = [file for file in found if kind_of(file, kinds)]
+    if not read:
+        what = f"none of the {len(found)} files at {path} is read" if found else f"there is no file at {path}"
+        raise ValueError(f"{what}: expected {', '.join(kinds)} (also .gz), or a folder written by datasets")
+    if len(read) < len(found):
+        others = Counter(file.suffix or file.name for file in found if not kind_of(file, kinds))
+        counted = ", ".join(f"{number} {ending}" for ending, number in sorted(others.items()))
+        print(f"{path}: {len(read)} files are read, {counted} are not")
+    return read
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def read_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    """The rows of a table, one after the other, so that any file fits into memory.
+
+    Raises:
+        ValueError: the file is empty, is not what its name says, lacks a column, or is in another encoding.
+    """
+    kind = SAVED if file.is_dir() else kind_of(file)
+    readers: dict[str | None, Callable[..., Iterator[Record]]] = {
+        "csv": _csv_records,
+        "json": _json_records,
+        "jsonl": _jsonl_records,
+        "parquet": _parquet_records,
+        SAVED: _saved_records,
+    }
+    try:
+        records = readers[kind](file, columns, settings)
+        first = next(records, None)
+        if first is None:
+            raise ValueError(f"{file} holds no rows")
+        yield from itertools.chain([first], records)
+    except UnicodeDecodeError as error:
+        raise ValueError(_wrong_encoding(file, error.encoding)) from error
+    except (pa.ArrowException, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{file} is damaged, or not what its name says: {error}") from error
+
+
+def open_text(file: Path, settings: FileArguments) -> io.TextIOWrapper:
+    """A text file, unpacked where it is a .gz; in UTF-8 where neither the settings nor its first bytes say otherwise.
+
+    Line ends stay as they are.
+    """
+    stream = _open_bytes(file)
+    start = stream.read(4)
+    stream.seek(0)
+    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
+    return io.TextIOWrapper(stream, settings.encoding or marked, newline="")
+
+
+def _open_bytes(file: Path) -> BinaryIO:
+    return gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb")  # type: ignore[return-value]
+
+
+def read_text(file: Path, settings: FileArguments, size: int = -1) -> Iterator[str]:
+    """The text of a file, in pieces of `size` characters, with line ends as Unix writes them.
+
+    Raises:
+        ValueError: the file is in another encoding.
+    """
+    try:
+        with open_text(file, settings) as stream:
+            decoder = io.IncrementalNewlineDecoder(None, translate=True)
+            while piece := stream.read(size):
+                yield decoder.decode(piece)
+            yield decoder.decode("", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(_wrong_encoding(file, error.encoding)) from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{file} is damaged, or not what its name says: {error}") from error
+
+
+def _wrong_encoding(file: Path, encoding: str) -> str:
+    """Where a file stops being in an encoding, and which one would read it."""
+    sample, line = b"", 1
+    with _open_bytes(file) as stream:
+        while piece := stream.read(SAMPLE) + stream.readline():
+            try:
+                piece.decode(encoding)
+            except UnicodeDecodeError as error:
+                line += piece[: error.start].count(b"\n")
+                sample = piece
+                break
+            line += piece.count(b"\n")
+    matches = [match.encoding for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY_ENCODINGS)]
+    likely = sorted(matches, key=LEGACY_ENCODINGS.index)[:3]
+    advice = f"it may be in {' or '.join(likely)}: set encoding" if likely else "set encoding"
+    return f"{file}, line {line} is not in {encoding}; {advice}, or save the file in UTF-8"
+
+
+def _csv_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    with open_text(file, settings) as stream:
+        first = stream.readline()
+        declared = first.strip().lower()  # Excel's way to name the delimiter, in a line before the header
+        skips = len(declared) == 5 and declared.startswith("sep=")
+        header = stream.readline() if skips else first
+        if not header.strip():
+            raise ValueError(f"{file} is empty, or its first line is")
+        delimiter = settings.delimiter or (declared[4] if skips else _delimiter(header, columns))
+        stream.seek(0)
+        if skips:
+            stream.readline()
+        rows = csv.reader(stream, delimiter=delimiter, strict=True)
+        names = [name.strip().removeprefix("\ufeff") for name in next(rows)]
+        for column in columns:
+            if column not in names:
+                raise MissingColumnError(file, column, names)
+            if names.count(column) > 1:
+                raise ValueError(f"{file} has the column {column!r} more than once")
+        number = 1
+        try:
+            for number, row in enumerate(rows, start=2):
+                if len(row) > len(names):
+                    raise ValueError(
+                        f"{file}, row {number} has {len(row)} cells, the header has {len(names)}: put quotes around "
+                        f"cells that hold the delimiter {delimiter!r}, or set delimiter"
+                    )
+                cells = dict(zip(names, row, strict=False))
+                yield Record(f"{file}, row {number}", {column: cells.get(column) for column in columns})
+        except csv.Error as error:
+            raise ValueError(f"{file}, row {number + 1} is no csv: {error}") from error
+
+
+def _delimiter(header: str, columns: Sequence[str]) -> str:
+    """The delimiter by which a header has the columns asked for, or else the most columns."""
+
+    def names(delimiter: str) -> list[str]:
+        return [name.strip().removeprefix("\ufeff") for name in next(csv.reader([header], delimiter=delimiter))]
+
+    return max(DELIMITERS, key=lambda delimiter: (len({*names(delimiter)} & {*columns}), len(names(delimiter))))
+
+
+def _jsonl_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    with open_text(file, settings) as stream:
+        yield from _objects(file, columns, _json_lines(file, stream), "line")
+
+
+def _json_lines(file: Path, lines: Iterator[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line.removeprefix("\ufeff")) if line.strip() else {}
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
+
+
+def _json_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    """One list of objects, or an object a line."""
+    text = "".join(read_text(file, settings)).removeprefix("\ufeff")
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        lines = text.splitlines()
+        if not lines or not lines[0].strip().endswith("}"):
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        yield from _objects(file, columns, _json_lines(file, iter(lines)), "line")
+        return
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        content = content["data"]
+    yield from _objects(file, columns, iter(content if isinstance(content, list) else [content]), "row")
+
+
+def _objects(file: Path, columns: Sequence[str], objects: Iterator[Any], unit: str) -> Iterator[Record]:
+    """Objects may leave out what is null in them; a column that none of them has is missing."""
+    seen: dict[str, None] = {}
+    for number, content in enumerate(objects, start=1):
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}, {unit} {number} must be an object with columns, got {content!r:.80}")
+        seen |= dict.fromkeys(content)
+        yield Record(f"{file}, {unit} {number}", {column: content.get(column) for column in columns})
+    for column in columns:
+        if seen and column not in seen:
+            raise MissingColumnError(file, column, [*seen])
+
+
+def _parquet_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    table = pq.ParquetFile(file)
+    names = table.schema_arrow.names
+    for column in columns:
+        if column not in names:
+            raise MissingColumnError(file, column, names)
+    features = datasets.Features.from_arrow_schema(table.schema_arrow)
+    numbers = itertools.count(1)
+    for batch in table.iter_batches(batch_size=256, columns=list(columns)):
+        for row in batch.to_pylist():
+            yield _named(f"{file}, row {next(numbers)}", row, features)
+
+
+def _saved_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    dataset = datasets.load_from_disk(str(file))
+    for column in columns:
+        if column not in dataset.column_names:
+            raise MissingColumnError(file, column, dataset.column_names)
+    features = dataset.features
+    for number, row in enumerate(dataset.select_columns(list(columns)), start=1):
+        yield _named(f"{file}, row {number}", row, features)
+
+
+def _named(place: str, row: dict[str, Any], features: datasets.Features) -> Record:
+    """A row with the names of its classes in place of their numbers."""
+    return Record(place, {column: _class_names(value, features[column]) for column, value in row.items()})
+
+
+def _class_names(value: Any, feature: Any) -> Any:
+    if isinstance(feature, datasets.ClassLabel):
+        return None if value is None or value < 0 else feature.int2str(value)
+    if isinstance(feature, datasets.List | datasets.LargeList) and value is not None:
+        return [_class_names(each, feature.feature) for each in value]
+    return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says nothing: null, NaN, or a text of blanks."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip()
+
+
+def refuse_rows(empty: Sequence[str], what: str) -> None:
+    """Raise `ValueError` where rows are not to be used, and nobody has said that they may be left out."""
+    if empty:
+        some = "; ".join(empty[:5]) + (f"; and {len(empty) - 5:,} more" if len(empty) > 5 else "")
+        raise ValueError(
+            f"{len(empty):,} rows have {what} ({some}): fill them, or set skip_empty: true to leave them out"
+        )
