@@ -41,8 +41,9 @@ def masked_lm_loss(
     Returns:
         A scalar; 0 where nothing is labelled.
     """
-    labelled = labels != IGNORE_INDEX
-    rows, targets = hidden_states[labelled], labels[labelled]
+    # found once: a mask as an index would make the host wait for a GPU at each use
+    labelled = (labels != IGNORE_INDEX).flatten().nonzero()[:, 0]
+    rows, targets = hidden_states.flatten(0, -2)[labelled], labels.flatten()[labelled]
 
     def summed(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(at_least_fp32(predict(rows)), targets, reduction="sum")
@@ -52,7 +53,8 @@ def masked_lm_loss(
         total = summed(rows, targets)
     else:
         total = torch.stack([checkpoint(summed, *chunk, use_reentrant=False) for chunk in chunks]).sum()
-    return per_item(total, labelled.sum() if num_items_in_batch is None else num_items_in_batch)
+    number = (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
+    return per_item(total, number)
 
 
 def sentence_pair_loss(

@@ -31,12 +31,13 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import Flattening, Shard, Window, additive, plain_mask
+from .attention import additive, plain_mask
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding, computing_dtype
+from .text_layout import Flattening, Window
 from .texts import Texts, attended, explicit_mask, first_of, global_marks, is_traced, read_texts, whole_rows
 from .transplant import register_transplant
 
@@ -192,8 +193,10 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         """
         if attention_mask is None:
             return None
-        shape = (tokens.shape[0], tokens.shape[1])
-        texts = read_texts(attention_mask.to(tokens.device), None, shape, self.config.num_attention_heads)
+        shape, attention_mask = (tokens.shape[0], tokens.shape[1]), attention_mask.to(tokens.device)
+        if attention_mask.dim() == 2:  # says it of itself: the host need not wait to hear whether anything is padding
+            return attended(attention_mask).expand(shape)
+        texts = read_texts(attention_mask, None, shape, self.config.num_attention_heads)
         return None if texts is None else texts.real
 
     def _labels_of_texts(
@@ -372,7 +375,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             output = super().forward(**inputs, **kwargs)
         else:
             texts = texts or whole_rows(shape, tokens.device)
-            output = self._forward_flat(inputs, Flattening(texts), global_attention_mask, window, **kwargs)
+            marks = (self.config.global_tokens, global_attention_mask)
+            output = self._forward_flat(inputs, Flattening(texts, window, *marks, self.sequence_group), **kwargs)
         return self._pool(output, None if texts is None else texts.real)
 
     def _encode_after(
@@ -442,22 +446,16 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         return output
 
     def _forward_flat(
-        self,
-        inputs: dict[str, torch.Tensor | None],
-        flattening: Flattening,
-        global_attention_mask: torch.Tensor | None,
-        window: Window | None,
-        **kwargs: Any,
+        self, inputs: dict[str, torch.Tensor | None], flattening: Flattening, **kwargs: Any
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Run the encoder on the real tokens alone, as one row."""
         if inputs["position_ids"] is None:
             inputs["position_ids"] = self.embeddings.position_ids[:, : flattening.shape[1]]
-        shard = None if self.sequence_group is None else Shard(len(flattening.index), self.sequence_group)
-        layout = flattening.layout(window, self.config.global_tokens, global_attention_mask, shard)
+        shard = flattening.layout.shard
         flat = {name: flattening.flatten(tensor) for name, tensor in inputs.items()}
         if shard is not None:
             flat = {name: shard.take(tensor) for name, tensor in flat.items()}
-        output = super().forward(**flat, layout=layout, **kwargs)
+        output = super().forward(**flat, layout=flattening.layout, **kwargs)
 
         def whole(states: torch.Tensor | None) -> torch.Tensor | None:
             if states is None:  # of a layer that `output_hidden_states=[...]` does not name

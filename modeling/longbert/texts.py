@@ -4,11 +4,13 @@
 and what a window and packed documents may see.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
 
 
+REAL, FIRST = 1, 3  # on the host: a token of a text, the first one of a text; 0 is padding
 HIDDEN = -1e4  # what an additive mask hides is at most this: BERT's own code said -10000, others their dtype's minimum
 
 
@@ -34,6 +36,11 @@ class Texts:
     starts: torch.Tensor
     packed: bool = False
     mask: torch.Tensor | None = None
+
+    @functools.cached_property
+    def on_host(self) -> torch.Tensor:
+        """`[batch_size, seq_length]` uint8 on the CPU: FIRST, REAL or 0. A CUDA device is waited for, once."""
+        return (self.real * torch.where(self.starts == self.index, FIRST, REAL)).to(torch.uint8).cpu()
 
     @property
     def index(self) -> torch.Tensor:
@@ -71,9 +78,13 @@ def first_of(real: torch.Tensor) -> torch.Tensor:
 
 def whole_rows(shape: tuple[int, int], device: torch.device) -> Texts:
     """Every row is one text, without padding."""
-    return Texts(
+    texts = Texts(
         torch.ones(shape, dtype=torch.bool, device=device), torch.zeros(shape, dtype=torch.long, device=device)
     )
+    if not is_traced():  # known without asking the device
+        texts.on_host = torch.full(shape, REAL, dtype=torch.uint8)
+        texts.on_host[:, 0] = FIRST
+    return texts
 
 
 def attended(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -110,9 +121,14 @@ def read_texts(
         texts = _padded_texts(attended(attention_mask).expand(shape))
     else:
         texts = _texts_of_sight(explicit_mask(attention_mask), shape)
-    if not is_traced() and texts.mask is None and bool((texts.real & (texts.starts == 0)).all()):
+    if not is_traced() and texts.mask is None and is_whole(texts.on_host):
         return None
     return texts
+
+
+def is_whole(on_host: torch.Tensor) -> bool:
+    """Whether every row is one text, without padding."""
+    return bool((on_host[:, 0] == FIRST).all()) and bool((on_host[:, 1:] == REAL).all())
 
 
 def _refuse_shape(attention_mask: torch.Tensor, shape: tuple[int, int], num_heads: int) -> None:
@@ -137,17 +153,17 @@ def _packed_texts(position_ids: torch.Tensor | None, shape: tuple[int, int]) -> 
         return None
     at_zero = position_ids == 0
     if not is_traced():
-        if not bool(at_zero[:, 1:].any()):
+        restarts, all_zero = torch.stack((at_zero[:, 1:].any(), at_zero.all(-1).any())).tolist()
+        if not restarts:
             return None
-        if bool(at_zero.all(-1).any()):
+        if all_zero:
             raise ValueError(
                 "position_ids are 0 in all of a row: they may mean one text without positions, or packed texts of one "
                 "token each. Pass attention_mask, all ones for the first and 4D (each token sees itself) for the other"
             )
-    texts = whole_rows(shape, position_ids.device)
-    texts.starts = (texts.index * at_zero).cummax(-1)[0].expand(shape)  # [0]: ONNX's exporter gives a plain tuple
-    texts.packed = True
-    return texts
+    index = torch.arange(shape[1], device=position_ids.device)
+    starts = (index * at_zero).cummax(-1)[0].expand(shape)  # [0]: ONNX's exporter gives a plain tuple
+    return Texts(torch.ones(shape, dtype=torch.bool, device=position_ids.device), starts, packed=True)
 
 
 def explicit_mask(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -210,9 +226,14 @@ def global_marks(texts: Texts, global_tokens: int, global_attention_mask: torch.
     marked = texts.real & (counted - counted.gather(-1, texts.starts) < global_tokens)
     if global_attention_mask is None:
         return marked
-    if global_attention_mask.numel() != marked.numel():
-        raise ValueError(
-            f"global_attention_mask has the shape {list(global_attention_mask.shape)}, the input has {len(marked)} "
-            f"rows of {marked.shape[1]} tokens: pass one number for every token"
-        )
+    refuse_marks(global_attention_mask, texts)
     return marked | global_attention_mask.reshape(marked.shape).bool()
+
+
+def refuse_marks(global_attention_mask: torch.Tensor | None, texts: Texts) -> None:
+    """Raise `ValueError` where a `global_attention_mask` does not fit the batch."""
+    if global_attention_mask is not None and global_attention_mask.numel() != texts.real.numel():
+        raise ValueError(
+            f"global_attention_mask has the shape {list(global_attention_mask.shape)}, the input has "
+            f"{texts.real.shape[0]} rows of {texts.real.shape[1]} tokens: pass one number for every token"
+        )

@@ -14,7 +14,8 @@ from conftest import HEADS, LONG, TINY, N, assert_close, assert_equal, bert_clas
 from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderCache
 
 from longbert import LongBertModel
-from longbert.attention import Flattening, Window, visible
+from longbert.attention import attend
+from longbert.text_layout import Flattening, Window
 from longbert.texts import read_texts, whole_rows
 
 
@@ -300,20 +301,18 @@ def test_attention_probabilities_are_the_plain_models(name, attention, implement
 
 @pytest.mark.parametrize("attention", ["full", "window", "window, 3 globals"])
 @pytest.mark.parametrize("name", ROWS)
-def test_the_rule_that_flex_attention_is_given(name, attention):
-    """CUDA's kernel gets it token by token of the flattened batch; who sees whom there is in the letters too."""
+def test_what_a_kernel_lets_a_token_see(name, attention):
+    """Read off the kernel token by token: where all scores are equal, the output is the mean of the values seen."""
     rows, changes = ROWS[name], ATTENTION[attention]
     shape = (len(rows), len(rows[0]))
     texts = read_texts(all_sight(rows)[:, None], None, shape, 2) or whole_rows(shape, torch.device("cpu"))
     window = Window(changes["attention_window"] // 2, longer_than=N) if changes else None
-    flattening = Flattening(texts)
-    layout = flattening.layout(window, changes.get("global_tokens", 1), None)
-    sees = visible(*layout.per_token(torch.device("cpu")), layout.window)
-    index = torch.arange(len(flattening.index))
-    assert_equal(
-        sees(index[:, None], index),
-        torch.block_diag(*all_sight(rows, **changes).byte()).bool()[flattening.index][:, flattening.index],
-    )
+    flattening = Flattening(texts, window, changes.get("global_tokens", 1))
+    tokens = len(flattening.index)
+    zeros, values = torch.zeros(1, 1, tokens, tokens), torch.eye(tokens)[None, None]
+    means = attend(zeros, zeros, values, flattening.layout, scaling=1.0, windowed=window is not None)[0, 0]
+    sees = torch.block_diag(*all_sight(rows, **changes).byte()).bool()[flattening.index][:, flattening.index]
+    assert_close(means, sees / sees.sum(-1, keepdim=True))
 
 
 # --- masks that say more than texts

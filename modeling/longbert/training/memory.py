@@ -12,23 +12,34 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from ..source import PretrainingModel
 
 
+def is_attention(operation: Any) -> bool:
+    """Whether an operation of torch is attention, forwards, whatever kernel computes it.
+
+    torch's own are called `_scaled_dot_product_..._attention...`, `_flash_attention_forward` and
+    `_efficient_attention_forward`; packages call theirs `..._attn...`.
+    """
+    name = str(operation)
+    return ("attention" in name or "attn" in name) and "backward" not in name
+
+
 def _keep_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Recompute everything but attention, whose output is small and whose computation alone grows with n²."""
-    attends = "attention" in str(operation) and "backward" not in str(operation)
-    return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if is_attention(operation) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
     """Switch gradient checkpointing on, keeping attention's outputs where attention dominates.
 
     Per token and layer, BERT's linear maps cost 24 hidden_size² FLOP forwards and full attention 4 n hidden_size, so
-    attention dominates past n = 6 hidden_size, unless a window bounds n.
+    attention dominates past n = 6 hidden_size in the layers that no window bounds.
 
     Returns:
         What was done, in words.
     """
     settings: dict[str, Any] = {"use_reentrant": False}
-    selective = model.config.attention_window is None and max_seq_length > 6 * model.config.hidden_size
+    config = model.config
+    some_in_full = config.attention_window is None or bool(config.full_attention_layers)
+    selective = some_in_full and max_seq_length > 6 * config.hidden_size
     if selective:
         settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_attention)
     # the name since transformers 5.2x; 5.17 has the old one

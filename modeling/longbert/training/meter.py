@@ -1,6 +1,7 @@
 """A run's throughput: tokens a second, with and without padding, and the share of a GPU's arithmetic in use."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,18 +13,30 @@ from accelerate import Accelerator
 from ..configuration_longbert import LongBertConfig
 
 
-# FLOP a second, dense, fp16 and bf16, from the makers' data sheets
+# FLOP a second, dense, fp16 and bf16 with sums in fp32, from the makers' data sheets
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
+    "A10": 125e12,
+    "A10G": 70e12,
+    "A6000": 155e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
+    "5090": 209e12,
     "4090": 165e12,
+    "3090": 71e12,
     "V100": 125e12,
     "T4": 65e12,
 }
+
+
+def peak_flops(name: str) -> float | None:
+    """Of a GPU by its driver's name for it, "NVIDIA A10" or "Tesla V100-SXM2-16GB"; None if it is not known."""
+    # whole words: an L40 is no L4, an A100 no A10
+    return next((PEAK_FLOPS[word] for word in re.split(r"[ -]", name) if word in PEAK_FLOPS), None)
 
 
 def training_flops(config: LongBertConfig, text_lengths: list[int], labelled: int) -> float:
@@ -37,14 +50,17 @@ def training_flops(config: LongBertConfig, text_lengths: list[int], labelled: in
     weights = layers * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
     seen = sum(length * visible_tokens(config, length) for length in text_lengths)
     head = labelled * hidden * (hidden + config.vocab_size)
-    return 6 * (weights * sum(text_lengths) + head) + 12 * hidden * layers * seen
+    return 6 * (weights * sum(text_lengths) + head) + 12 * hidden * seen
 
 
 def visible_tokens(config: LongBertConfig, length: int) -> int:
-    """Tokens that one of a text's tokens sees."""
+    """Tokens that one of a text's tokens sees, summed over the layers."""
+    layers = config.num_hidden_layers
     if config.attention_window is None or length <= config.pretrained_positions:
-        return length
-    return min(length, config.attention_window + 1 + config.global_tokens)
+        return layers * length
+    in_full = len(set(config.full_attention_layers or []))
+    through_window = min(length, config.attention_window + 1 + config.global_tokens)
+    return in_full * length + (layers - in_full) * through_window
 
 
 class Meter:
@@ -108,5 +124,4 @@ class Meter:
     def _peak(device: torch.device) -> float | None:
         if device.type != "cuda":
             return None
-        name = torch.cuda.get_device_name(device)
-        return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+        return peak_flops(torch.cuda.get_device_name(device))
