@@ -77,7 +77,20 @@ def read_examples(
         print(f"{path}: {len(places):,} rows with {what} are left out")
     if not examples:
         raise ValueError(f"{path} holds no example that can be used")
+    _refuse_mixed(examples)
     return datasets.Dataset.from_list(examples)
+
+
+def _refuse_mixed(examples: list[dict[str, Any]]) -> None:
+    """Raise `ValueError` where a column holds a list in one row and none in another."""
+    first = examples[0]
+    for example in examples:
+        for name, value in example.items():
+            if isinstance(value, list) != isinstance(first[name], list):
+                raise ValueError(
+                    f"{example['place']}: {name} is {value!r:.80}, and in {first['place']} it is {first[name]!r:.80}: "
+                    "write a list in every row, or in none"
+                )
 
 
 def named_columns(arguments: ExampleArguments) -> dict[str, str | None]:

@@ -83,6 +83,8 @@ class Task(ABC):
             for name in HEADS:
                 head = getattr(model, name.rstrip("."), None)
                 if head is not None:
+                    for parameter in head.parameters():
+                        parameter._is_hf_initialized = False  # else transformers leaves what was loaded
                     model._init_weights(head)
         return model
 
