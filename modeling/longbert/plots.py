@@ -192,9 +192,10 @@ def plot_lengths(lengths: Sequence[int], source_length: int, reach: int, file: s
     """Draw how many texts have how many tokens, in bins that widen by a constant factor, with what the source and what
     the run reads marked, and the share of texts past each."""
     values = np.asarray(lengths)
-    steps = np.arange(np.floor(4 * np.log2(values.min())), np.ceil(4 * np.log2(values.max() + 1)) + 1)
+    steps = np.arange(np.floor(4 * np.log2(values.min())) - 1, np.ceil(4 * np.log2(values.max())) + 1)
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
-    axes.hist(values, bins=2 ** (steps / 4), color="tab:blue", edgecolor="white")
+    # half a token further, so that a text as long as a mark stands on its left
+    axes.hist(values, bins=2 ** (steps / 4) + 0.5, color="tab:blue", edgecolor="white")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     marks = {source_length: ("the source reads", "tab:red")}

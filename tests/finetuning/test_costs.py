@@ -198,3 +198,26 @@ def test_the_estimate_is_near_a_real_run(settings, tmp_path):
         assert measured / 3 < estimated + 2 and estimated < 3 * measured + 2, (name, estimated, measured)
         assert cost["peak_memory"] / 1.5 < 1e9 * float(row[0].split()[0]) < 1.5 * cost["peak_memory"]
     assert sum(each["cost"]["training_seconds"] for each in results.values()) < whole
+
+
+EXAMPLES = {
+    "question_answering": {
+        "question": "which metal",
+        "context": " ".join([*WORDS * 12, "gold"]),
+        "answers": {"text": ["gold"], "answer_start": [len(" ".join(WORDS * 12)) + 1]},
+    },
+    "token_classification": {"words": WORDS * 12, "labels": ["B-A", "O"] * 60},
+    "multiple_choice": {"context": " ".join(WORDS * 12), "choices": ["gold", "iron"], "label": 0},
+}
+
+
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_a_dry_run_of_every_task(task, settings, tmp_path):
+    (tmp_path / "all.jsonl").write_text("\n".join(json.dumps(EXAMPLES[task]) for _ in range(8)), "utf-8")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(tmp_path / "all.jsonl"))
+    stride = {} if task == "multiple_choice" else {"stride": 16}
+    file = settings(strategies=["long", "truncate", "chunk-pool"], dry_run=True, **files, **stride)
+    status, printed = run(f"finetune/{task}.py", file)
+    assert status == 0, printed
+    assert [*rows_of(printed)] == ["long", "truncate", "chunk-pool"]
+    assert not (tmp_path / "run").exists()

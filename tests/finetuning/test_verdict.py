@@ -408,4 +408,4 @@ def test_tables_by_class_have_room_for_twenty():
     assert len(cells) == 20 and all(len(row) == 20 for row in cells)
     assert sum(int(cell.strip(" |")) for row in cells for cell in row) == 900
     assert len(made.figures["long"]["by_class"]) == len(made.figures["long"]["confusion"]["labels"]) == 31
-    assert markdown.index("| long |") < markdown.index("In words.") < markdown.index("By class")
+    assert markdown.index("| long |") < markdown.index("In words.") < markdown.index("F1 by class")

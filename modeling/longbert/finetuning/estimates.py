@@ -16,7 +16,7 @@ from .tables import table
 TITLES = (
     "peak memory, GB",
     "tokens a second, training",
-    "prediction",
+    "tokens a second, prediction",
     "training, h",
     "evaluations, h",
     "test, h",

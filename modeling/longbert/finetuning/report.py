@@ -187,7 +187,7 @@ class Report:
         support = [str(first["by_class"][label]["support"]) for label in shown]
         support += [str(summed_up(first["by_class"], rest[self.first])["support"])] if any(rest.values()) else []
         rows = {label: [count, *cells] for (label, cells), count in zip(rows.items(), support, strict=True)}
-        titles = [f"By class: {', '.join(FIGURES[:3])}{said}:", table(["support", *of], rows)]
+        titles = [f"Precision, recall and F1 by class{said}:", table(["support", *of], rows)]
         if "confusion" in first:
             matrix = folded(first["confusion"], shown)
             counts = {label: [*map(str, row)] for label, row in zip(matrix["labels"], matrix["matrix"], strict=True)}
