@@ -183,6 +183,8 @@ def test_passages_end_where_paragraphs_or_else_sentences_do():
     assert parts == ["One two three. ", "Four five six.\n\n", "Seven eight. ", "Nine ten eleven twelve."]
     parts, _ = cut("天下大勢。分久必合！「合久必分。」周末", 8)
     assert parts == ["天下大勢。", "分久必合！", "「合久必分。」", "周末"]
+    parts, _ = cut("話說天下大勢，分久必合，合久必分", 10)
+    assert parts == ["話說天下大勢，", "分久必合，合久必分"]
     parts, _ = cut("pneumonia strikes again", 12, tokens=r"\w")
     assert parts == ["pneumonia ", "strikes again"]
 
@@ -448,7 +450,7 @@ def test_json_has_every_passage_and_no_figure_that_is_none(needle_finder, tmp_pa
     found = json.loads(out.read_text("utf-8"), parse_constant=refuse)
     assert "".join(line["text"] for line in found["passages"]) == (tmp_path / "text.txt").read_text("utf-8")
     assert all({"contribution", "score_without", "contributions"} <= line.keys() for line in found["passages"])
-    assert found["copies"] == len(found["passages"]) + 3 + (found["truncated"] is not None) - 0
+    assert found["copies"] == len(found["passages"]) + 3 + (found["truncated"] is not None)
     assert sum(line["tokens"] for line in found["passages"]) == found["tokens"] == found["tokens_read"]
 
 

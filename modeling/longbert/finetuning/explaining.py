@@ -51,13 +51,14 @@ Range = tuple[int, int]
 # quotes and brackets. The marks are those of Unicode's property Sentence_Terminal for the scripts that BERTs read.
 _ENDS_BEFORE_SPACE = ".!?\u2026\u061f\u06d4\u0589\u0964\u0965\u1362\u1367"
 _ENDS = "\u3002\uff01\uff1f\uff0e\uff61\u104b\u17d4"
+_CLAUSES = "\uff0c\u3001\uff1b\uff1a"  # Chinese commas and colons, where other scripts have a space
 _CLOSING = "\"'\u2019\u201d\u00bb\\)\\]\u3009\u300b\u300d\u300f\u3011\uff09"
 _BREAKS = {
     # a place between two passages is better, the higher its number
     4: re.compile(r"\n[^\S\n]*\n\s*"),
     3: re.compile(r"\n\s*"),
     2: re.compile(rf"[{_ENDS_BEFORE_SPACE}][{_CLOSING}]*\s+|[{_ENDS}][{_CLOSING}]*\s*"),
-    1: re.compile(r"\s+"),
+    1: re.compile(rf"\s+|[{_CLAUSES}]\s*"),
 }
 
 
