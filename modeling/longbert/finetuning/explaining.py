@@ -545,7 +545,7 @@ def one_text(path: str, text_column: str = "text", row: int | None = None) -> tu
     Raises:
         ValueError: there are several and no row is named, or there is no such row.
     """
-    documents = load_documents([path], text_column)
+    documents = load_documents([path], text_column, part_size=None)
     if row is None and len(documents) > 1:
         raise ValueError(f"{path} holds {len(documents)} texts: choose one, --row 0 to --row {len(documents) - 1}")
     row = row or 0
