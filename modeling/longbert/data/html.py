@@ -18,42 +18,9 @@ from .files import DAMAGED, MARKS, open_bytes, wrong_encoding
 
 UNSEEN = {"script", "style", "template", "noscript"}
 INLINE = {  # elements within a line; all others have lines of their own
-    *(
-        "a",
-        "abbr",
-        "acronym",
-        "b",
-        "bdi",
-        "bdo",
-        "big",
-        "cite",
-        "code",
-        "data",
-        "del",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "ins",
-    ),
-    *(
-        "kbd",
-        "label",
-        "mark",
-        "nobr",
-        "q",
-        "rp",
-        "rt",
-        "ruby",
-        "s",
-        "samp",
-        "small",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-    ),
-    *("sup", "time", "tt", "u", "var", "wbr"),
+    *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i"),
+    *("ins", "kbd", "label", "mark", "nobr", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike"),
+    *("strong", "sub", "sup", "time", "tt", "u", "var", "wbr"),
 }
 BLANKS = re.compile(r"[ \t\r\n\f]+")
 AS_WRITTEN = {"pre", "textarea"}

@@ -10,7 +10,7 @@ import yaml
 
 from ..configuration_longbert import LongBertConfig
 from ..source import find_source
-from .metrics import RegressionMetric
+from . import metrics
 from .strategies import STRATEGIES
 
 
@@ -18,6 +18,11 @@ RESULTS = "results.json"
 MODELS = ("config.json", "adapter_config.json")  # either makes a folder a model's, or what is taken for one
 CLASSIFIER = "LongBertForSequenceClassification"
 READ_IN_PIECES = ("LongBertForTokenClassification", "LongBertForQuestionAnswering")
+METRICS: list[type[metrics.Figures]] = [
+    each
+    for each in vars(metrics).values()
+    if isinstance(each, type) and issubclass(each, metrics.Figures) and each is not metrics.Figures
+]
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,14 @@ def best_of(run: Path) -> Chosen:
     validation's."""
     results = _rows(run / RESULTS)
     unfit = {name: reason for name in results if (reason := _unfit(run / name, name))}
-    # the first figure of a row is the one that rows compete for, and more of it is better
-    figures = {name: next(iter(row.values())) for name, row in results.items() if name not in unfit}
-    scored = {name: figure for name, figure in figures.items() if isinstance(figure, int | float)}
+    metric = _metric(run, results)
+    primary = metric.primary
+    scored = {name: row[primary] for name, row in results.items() if name not in unfit and row[primary] is not None}
     left_out = tuple(f"{run}: {name} is not offered: {reason}" for name, reason in unfit.items())
     if not scored:
         raise ValueError(f"{run} has no model that predict reads as the comparison did. {'; '.join(left_out)}")
-    best = max(scored, key=lambda name: scored[name])
-    model, among = _best_model(run, best)
-    primary = next(iter(results[best]))
+    best = max(scored, key=lambda name: scored[name])  # of every metric's primary figure more is better
+    model, among = _best_model(run, best, metric)
     others = f"the best of {', '.join(scored)}" if len(scored) > 1 else "the only way of reading that is offered"
     said = f"{model} is taken: {best} has {primary} {scored[best]:.3f}, {others}{among}"
     return Chosen(str(model), _at_once(run, model, best), (*left_out, said))
@@ -76,6 +80,15 @@ def _rows(file: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(row, dict) and row for row in rows.values()):
         raise ValueError(f"{file} is not what `longbert finetune` writes: a row of figures for each strategy")
     return rows
+
+
+def _metric(run: Path, rows: dict[str, dict[str, Any]]) -> type[metrics.Figures]:
+    """The metric that has the figures of the rows, of those that have no others the one with most."""
+    named = {*next(iter(rows.values()), {})}
+    known = [each for each in METRICS if {*each.figures} <= named]
+    if not known:
+        raise ValueError(f"{run / RESULTS} has none of the figures by which `longbert finetune` compares")
+    return max(known, key=lambda metric: len(metric.figures))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def _unfit(row: Path, name: str) -> str | None:
     return None
 
 
-def _best_model(run: Path, name: str) -> tuple[Path, str]:
+def _best_model(run: Path, name: str, metric: type[metrics.Figures]) -> tuple[Path, str]:
     """A row's model with the best validation figure, the first where there is none; and that in words."""
     models = _models(run / name)
     if len(models) == 1:
@@ -119,7 +132,7 @@ def _best_model(run: Path, name: str) -> tuple[Path, str]:
     if not figures:
         return models[0], f"; the first of its {len(models)} models, none of which has a validation figure"
     asked = str(_settings(run).get("metric_for_best_model") or "").removeprefix("eval_")
-    best = (min if asked in RegressionMetric.lower_is_better else max)(figures, key=lambda model: figures[model])
+    best = (min if asked in metric.lower_is_better else max)(figures, key=lambda model: figures[model])
     return best, f"; of its {len(models)} models the best in validation ({figures[best]:.3f})"
 
 

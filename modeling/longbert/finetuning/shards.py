@@ -4,6 +4,7 @@ processes divide the work."""
 import datetime
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
@@ -43,8 +45,12 @@ MODEL_FILES = (
 
 def processes() -> PartialState:
     """This process among those that `accelerate launch` started, or alone; and its device."""
-    # the first process reads all files before the others begin, and the last may be done long after the others
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=datetime.timedelta(days=30))
+    device = torch.accelerator.current_accelerator()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    # where no device has a library by which processes speak to each other, they read on the CPU
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and (device is None or device.type == "mps"))
+    # the first process looks at all files before the others begin, and the last may be done long after the others
+    return PartialState(cpu=cpu, timeout=datetime.timedelta(days=30))
 
 
 def on_first(state: PartialState, make: Callable[[], Made]) -> Made:
