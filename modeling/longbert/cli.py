@@ -352,9 +352,10 @@ def run_predict(arguments: argparse.Namespace) -> int:
     else:
         archive = look()
         _print_lines(predict(text for _, text in archive.texts()))
-    if archive.refused and state.is_main_process:
-        to_stderr(f"{len(archive.refused):,} of {len(archive.inputs):,} files are not read, as said above")
-    return 1 if archive.refused else 0
+    if not archive.refused or not state.is_main_process:  # a launcher ends the others as soon as one has failed
+        return 0
+    to_stderr(f"{len(archive.refused):,} of {len(archive.inputs):,} files are not read, as said above")
+    return 1
 
 
 def _shards(arguments: argparse.Namespace) -> Any:

@@ -140,8 +140,15 @@ def _look_at(file: Path, column: str, settings: FileArguments) -> Input:
             raise ValueError(f"{what}: fill them, or leave them out with --skip-empty")
         return Input(str(file), size, checksum, texts, tuple(empty))
     except (ValueError, OSError, RecursionError) as error:
-        reason = str(error).replace("set text_column", "name another with --text-column")
-        return Input(str(file), size, checksum, refused=" ".join(reason.split()))
+        return Input(str(file), size, checksum, refused=_reason(file, error))
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """What is wrong with a file, in words that can follow its name."""
+    said = " ".join(str(error).split())
+    said = f"it {said.removeprefix(f'{file} ')}" if said.startswith(f"{file} ") else said.removeprefix(f"{file}, ")
+    said = said.replace(": set text_column", ": name its column of texts, --text-column")
+    return said.replace("set encoding", "name it, --encoding").replace("set delimiter", "name it, --delimiter")
 
 
 def _version(file: Path) -> tuple[int, str]:

@@ -212,5 +212,6 @@ def predict_shards(
     if state.is_main_process:
         count = len(shards.files(len(archive)))
         kept = f", of which {count - len(missing):,} were there" if len(missing) < count else ""
-        to_stderr(f"{len(archive):,} texts in {count:,} shards of {shards.folder}{kept}")
+        by = f", by {state.num_processes} processes" if state.num_processes > 1 else ""
+        to_stderr(f"{len(archive):,} texts in {count:,} shards of {shards.folder}{by}{kept}")
     return archive
