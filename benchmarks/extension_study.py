@@ -241,7 +241,7 @@ def prepare(bench: Bench, cell: Cell, arguments: argparse.Namespace) -> tuple[So
     types = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
     model_args, data_args, run_args, args = from_settings(settings, *types)
     source = Source.of(model_args)
-    tokens = tokenize_for(bench.training, source.tokenizer, run_args)
+    tokens = tokenize_for(bench.training, source.tokenizer, data_args, run_args)
     return source, make_plan(tokens, source, data_args, run_args, args), args
 
 

@@ -83,6 +83,8 @@ def _child(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.path.insert(0, str(ROOT))
+    # a loader's workers are forks of the run, as a user's are: as the server's they would outlive a run that is killed
+    multiprocessing.set_start_method("fork", force=True)
     if before:
         before()
     job()

@@ -125,11 +125,12 @@ def plot_losses(
     baseline, *others = lines
     position, base = lines[baseline]
     span = source_length * max(1, -(-max_seq_length // (source_length * points)))
-    text = np.cumsum(np.diff(position, prepend=position[0]) < 0)  # a position that goes back begins a text
+    text = np.cumsum(np.diff(position, prepend=position[:1]) < 0)  # a position that goes back begins a text
     edges = np.arange(0, max_seq_length + span, span)
     cell = (text, np.digitize(position, edges) - 1)
     below = _sums(cell, base)
-    chosen = np.random.default_rng(0).integers(len(below), size=(2000, len(below)))
+    others = others if len(below) else []  # in few short texts it may happen that nothing is masked
+    chosen = np.random.default_rng(0).integers(max(1, len(below)), size=(2000, len(below)))
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for index, name in enumerate(others):
         sums = _sums(cell, lines[name][1])
@@ -157,7 +158,7 @@ def plot_losses(
 
 def _sums(cell: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
     """Sums of values by text and span of positions."""
-    sums = np.zeros([int(each.max()) + 1 for each in cell])
+    sums = np.zeros([int(each.max(initial=-1)) + 1 for each in cell])
     np.add.at(sums, cell, values)
     return sums
 

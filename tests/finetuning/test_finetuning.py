@@ -344,6 +344,10 @@ def test_a_run_that_is_stopped_twice_ends_as_one_never_stopped(desk, settings, t
     assert re.findall("resuming from .*", printed) == [f"resuming from {tmp_path}/run/long/seed-43/checkpoint-2"]
     for name in ("long/seed-42/model.safetensors", "long/seed-43/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "unbroken")]
+    for figures in results:  # seconds differ
+        assert figures["long"].pop("cost") and figures["long"].pop("verdict")
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

@@ -162,14 +162,29 @@ def texts_of(file: Path, column: str, settings: FileArguments) -> Iterator[tuple
         ValueError: the file is not what its name says, or holds something else than texts.
     """
     if file.is_file() and kind_of(file, KINDS) == TEXT:
-        yield str(file), read_text(file, settings, SAMPLE)
+        yield str(file), (_writable(str(file), piece) for piece in read_text(file, settings, SAMPLE))
         return
     for record in _records(file, column, settings):
         text = record.values[column]
         text = "" if is_missing(text) else text
         if not isinstance(text, str):
             raise ValueError(f"{record.place} has {type(text).__name__} in column {column!r}, not text")
-        yield record.place, [text]
+        yield record.place, [_writable(record.place, text)]
+
+
+def _writable(place: str, text: str) -> str:
+    """The text, if it is one.
+
+    Raises:
+        ValueError: it holds bytes of 0, or half a character, as JSON can.
+    """
+    if "\0" in text:
+        raise ValueError(f"{place} holds bytes of 0, as no text does")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} holds half a character, {text[error.start : error.end]!a}") from error
+    return text
 
 
 def _records(file: Path, column: str, settings: FileArguments) -> Iterator[Record]:

@@ -120,8 +120,13 @@ def _held_by(place: Path) -> list[Path]:
     if place.is_file() or (place / "state.json").exists():
         return [place]
     saved = {state.parent for state in place.rglob("state.json") if (state.parent / "dataset_info.json").exists()}
-    files = (file for file in place.rglob("*") if file.is_file() and saved.isdisjoint(file.parents))
+    files = (file for file in place.rglob("*") if _is_meant(file) and saved.isdisjoint(file.parents))
     return sorted(file for file in (*files, *saved) if not _is_hidden(file, place))
+
+
+def _is_meant(file: Path) -> bool:
+    """Whether somebody put a file there, or a link to one, be it gone."""
+    return file.is_file() or not file.exists()
 
 
 def _counted(files: list[Path]) -> str:
@@ -217,8 +222,9 @@ def wrong_encoding(file: Path, encoding: str) -> str:
                 sample = piece
                 break
             line += piece.count(b"\n")
-    matches = [match.encoding for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY_ENCODINGS)]
-    likely = sorted(matches, key=LEGACY_ENCODINGS.index)[:3]
+    guesses = charset_normalizer.from_bytes(sample, cp_isolation=LEGACY_ENCODINGS)
+    matches = {name for guess in guesses for name in guess.could_be_from_charset}
+    likely = [name for name in LEGACY_ENCODINGS if name in matches][:3]
     advice = f"it may be in {' or '.join(likely)}: set encoding" if likely else "set encoding"
     return f"{file}, line {line} is not in {encoding}; {advice}, or save the file in UTF-8"
 

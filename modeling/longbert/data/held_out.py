@@ -11,14 +11,14 @@ from .documents import Documents
 from .parts import PART, in_parts
 
 
-PIECE = 100_000  # characters of the pieces that few documents are read in
+PIECE, SHORTEST = 100_000, 100  # characters of the pieces that few documents are read in, at most and at least
 
 
 def split_held_out(documents: Documents, every: int, at_most: int | None = None) -> tuple[Documents, datasets.Dataset]:
     """Training and held-out documents: number 0, `every`, 2 `every`, ... are held out.
 
     Where there are fewer than `every` documents, they are read in pieces of whole lines or sentences, and pieces are
-    held out instead: at most 100,000 characters each, and so many that one in `every` is held out.
+    held out instead: at most 100,000 characters each and, where they need not be shorter than 100, at least `every`.
 
     Args:
         at_most: the most held-out rows of a stream that are kept in memory.
@@ -88,13 +88,13 @@ def _side(
 
 
 def _in_pieces(documents: Documents, every: int) -> Documents:
-    """Few documents in pieces of like size, at least `every` where the text can be cut so often."""
+    """Few documents in pieces of like size."""
     total, enough = 0, every * PIECE
     for row in documents:
         total += len(row["text"])
         if total > enough:
             break
-    size = max(1, min(PIECE, total // every))
+    size = max(SHORTEST, min(PIECE, total // every))
     print(
         f"there are fewer documents than held_out_every: {every}, so they are read in pieces of at most {size:,} "
         "characters, some of which are held out"

@@ -51,22 +51,21 @@ def read_html(file: Path, settings: FileArguments) -> str:
             content = stream.read()
     except DAMAGED as error:
         raise ValueError(f"{file} is damaged, or not what its name says: {error}") from error
-    encoding = _encoding_of(file, content, settings)
     try:
+        encoding = _encoding_of(content, settings)
         return text_of(content.decode(encoding))
+    except LookupError as error:
+        raise ValueError(f"{file} declares an encoding that Python does not know: {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(wrong_encoding(file, encoding)) from error
 
 
-def _encoding_of(file: Path, content: bytes, settings: FileArguments) -> str:
+def _encoding_of(content: bytes, settings: FileArguments) -> str:
     marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if marked:
         return marked
     declared = EncodingDetector.find_declared_encoding(content, is_html=True)
-    try:
-        name = codecs.lookup(declared or settings.encoding or "utf-8").name
-    except LookupError:
-        raise ValueError(f"{file} declares the encoding {declared!r}, which Python does not know") from None
+    name = codecs.lookup(declared or settings.encoding or "utf-8").name
     # a declaration that can be read as ASCII is in no UTF-16
     return "utf-8" if declared and name.startswith(("utf-16", "utf-32")) else READ_AS.get(name, name)
 

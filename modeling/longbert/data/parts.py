@@ -74,16 +74,16 @@ def _lines(pieces: Iterable[str]) -> Iterator[tuple[str, bool]]:
 def _numbered(lines: Iterable[tuple[str, bool]], separator: str) -> Iterator[tuple[int, str]]:
     """Each line with the number of its document; blank lines that only separate are left out."""
     pattern = parse_separator(separator)
-    number, after_blank = 0, True
+    number, first, after_blank = 0, True, True
     for line, begins in lines:
-        if not line.strip() and (pattern is None or number == 0):
+        if not line.strip() and (pattern is None or first):
             after_blank = begins
             continue
         if pattern is None:
             number += begins and (separator == LINE or after_blank)
         elif begins and pattern.match(line):
             number += 1
-        after_blank = False
+        first, after_blank = False, False
         yield number, line.rstrip("\n") if separator == LINE else line
 
 
@@ -127,7 +127,7 @@ def place_to_cut(text: str, size: int) -> int:
     words = text[half:size].rsplit(None, 1)
     if not words or len(words) == 2 or text[size - 1].isspace():
         return size - (len(words[-1]) if len(words) == 2 and not text[size - 1].isspace() else 0)
-    nearest = range(size, max(half, size - LONGEST_WORD), -1)
+    nearest = range(size, max(half, size - LONGEST_WORD, 1) - 1, -1)
     letters = (place for place in nearest if _is_apart(text[place - 1], text[place]) and not _in_word(text, place))
     return next(letters, None) or next((place for place in nearest if _is_apart(text[place - 1], text[place])), size)
 

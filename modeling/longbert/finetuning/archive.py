@@ -158,21 +158,13 @@ def _version(file: Path) -> tuple[int, str]:
 
 
 def _count(texts: Iterable[Text]) -> tuple[int, list[str]]:
-    """How many texts there are, and the places of the empty ones.
-
-    Raises:
-        ValueError: a text that cannot be written as UTF-8, half a pair of surrogates in json for instance.
-    """
+    """How many texts there are, and the places of the empty ones."""
     number, empty = 0, []
     for place, text in texts:
-        if not text.strip():
+        if text.strip():
+            number += 1
+        else:
             empty.append(place)
-            continue
-        number += 1
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{place} has a character that is none, {text[error.start]!r}") from None
     return number, empty
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
+from ..training.resuming import StopOnSigterm
+from ..training.safety import SafeTrainer
 from .tables import table
 
 
@@ -55,10 +57,18 @@ class Estimate:
 class StepTimer(TrainerCallback):
     """The seconds of every optimizer step, and the tokens that the process had read by its end."""
 
-    def __init__(self, trainer: Any):
+    def __init__(self, trainer: SafeTrainer):
         self.trainer = trainer
         self.seconds: list[float] = []
         self.tokens: list[int] = []
+
+    @classmethod
+    def on(cls, trainer: SafeTrainer) -> "StepTimer":
+        """A timer of a trainer that has nothing to save: SIGTERM ends it at once."""
+        timer = cls(trainer)
+        trainer.remove_callback(StopOnSigterm)
+        trainer.add_callback(timer)
+        return timer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock; the batch has been read."""

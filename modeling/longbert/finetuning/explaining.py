@@ -86,8 +86,8 @@ def cut_passages(
 ) -> list[Passage]:
     """Cut a text into passages of about `size` tokens, which together hold every character once.
 
-    A passage ends at the best place among those that leave it at least half of `size` tokens and at most all of them:
-    the end of a paragraph, a line, a sentence, a word, and of equals the last.
+    A passage ends at the best place among those that leave it at least a third of `size` tokens and at most all of
+    them: the end of a paragraph, a line, a sentence, a word, and of equals the last.
 
     Args:
         spans: the characters of every token.
@@ -109,9 +109,10 @@ def cut_passages(
 
 def _best_bound(ranks: dict[int, int], start: int, size: int, end: int) -> int:
     """Where a passage from `start` on ends, before `end`."""
-    fitting = [token for token in range(start + max(1, size // 2), start + size + 1) if token in ranks]
+    least = start + max(1, size // 3)
+    fitting = [token for token in range(least, start + size + 1) if token in ranks]
     if not fitting:  # the tokens of one character, such as bytes of it, stay together
-        fitting = [token for token in range(start + 1, start + size // 2) if token in ranks][-1:]
+        fitting = [token for token in range(start + 1, least) if token in ranks][-1:]
     if not fitting:
         fitting = [next((token for token in range(start + size + 1, end) if token in ranks), end)]
     return max(fitting, key=lambda token: (ranks.get(token, 0), token))

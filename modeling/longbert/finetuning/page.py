@@ -36,6 +36,7 @@ NOT_READ = """
 <strong>Not all was read.</strong> This model reaches {reach} tokens; of the document\u2019s {tokens} it read the first
 {read}, as it does in prediction.
 """
+TRUNCATED_TITLE = "From the first {length} tokens alone"
 DECIDED = """
 The passages that decided are the strongest ones that together have half of all that speaks for it, five at most. The
 score without them all, and with them alone, are comprehensiveness and sufficiency (DeYoung et al. 2020, ERASER, arXiv
@@ -47,8 +48,8 @@ the other; the score with those that decided alone is then high, and without the
 what the model was trained on. And what decides for a model need not be a reason for a person.
 """
 TRUNCATED = """
-\u201cRead to token {length} alone\u201d is this same model on what truncation would have left. A model that was
-trained on truncated texts may say something else.
+\u201cFrom the first {length} tokens alone\u201d is this same model on what truncation would have left. A model that
+was trained on truncated texts may say something else.
 """
 
 
@@ -145,7 +146,7 @@ class _Page:
             return f"No passage speaks for <bdi>{_text(self.what)}</bdi>: leaving any of them out does not weaken it."
         words = [f"{_count(found, 'passage')} of {len(explained.passages)} decided for <bdi>{_text(self.what)}</bdi>"]
         if explained.source_limit is None:
-            words.append(f"all of it lies within the {explained.source_length:,} tokens that the source reads")
+            words.append(f"it lies within the {explained.source_length:,} tokens that the source reads, all of it")
         elif past:
             lost = "it" if found == 1 else "all of them" if len(past) == found else f"{len(past)} of them"
             words.append(
@@ -155,7 +156,8 @@ class _Page:
         elif explained.tokens_read <= explained.source_limit_token:
             words.append(f"what follows the {explained.source_length:,} tokens that the source reads was not read")
         else:
-            words.append(f"none of them lies past the {explained.source_length:,} tokens that the source reads")
+            none = "it does not lie" if found == 1 else "none of them lies"
+            words.append(f"{none} past the {explained.source_length:,} tokens that the source reads")
         note = ""
         if self.asked and not explained.prediction:
             note = " The page shows the best span, which scores less than \u201cno answer\u201d."
@@ -172,7 +174,7 @@ class _Page:
         cards = [_card(name, self.score(explained.score), named)]
         if explained.deciding:
             which = "that passage" if len(explained.deciding) == 1 else f"those {len(explained.deciding)} passages"
-            kept = "; the answer itself stays" if self.asked else ""
+            kept = "the answer itself stays" if self.asked else ""
             cards.append(_card(f"Without {which}", self.score(explained.score - explained.comprehensiveness), kept))
             cards.append(_card(f"With {which} alone", self.score(explained.score - explained.sufficiency), ""))
         if explained.truncated:
@@ -180,7 +182,7 @@ class _Page:
             lost = said != explained.prediction
             note = "does not stand there" if score is None else f"{self.score(score)}"
             note = note if self.valued else f"<bdi>{_text(self.what)}</bdi>: {note}"
-            title = f"Read to token {explained.source_length:,} alone"
+            title = TRUNCATED_TITLE.format(length=f"{explained.source_length:,}")
             cards.append(_card(title, f"<bdi>{_text(in_words(said))}</bdi>", note, "lost" if lost else ""))
         return cards
 

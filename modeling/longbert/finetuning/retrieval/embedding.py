@@ -270,8 +270,7 @@ class Comparison:
                 push_to_hub=False,
             )
             trainer = self._trainer(encoder, row, args, _different(self.pairs, 2 * args.train_batch_size))
-            timer = StepTimer(trainer)
-            trainer.add_callback(timer)
+            timer = StepTimer.on(trainer)
             trainer.train()
         return timer.rate()
 

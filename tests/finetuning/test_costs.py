@@ -1,0 +1,200 @@
+"""What a run costs is measured, kept and resumed; a dry run says it before, and writes nothing."""
+
+import json
+import random
+import re
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from processes import SignalAtStep, run
+from transformers import TrainingArguments
+
+from longbert.finetuning.costs import Cost, cost_rows, together
+from longbert.finetuning.estimates import Estimate, estimate_table, evaluations_of
+from longbert.training.memory import peak_memory, reset_peak_memory
+
+
+WORDS = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
+
+
+def write_examples(file, number, words=150):
+    """Each word is one token."""
+    draw = random.Random(number)
+    examples = [{"text": " ".join(draw.choices(WORDS, k=words)), "label": "ab"[place % 2]} for place in range(number)]
+    file.write_text("\n".join(map(json.dumps, examples)), "utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def settings(tiny_source, tmp_path):
+    def write(**changes):
+        file = tmp_path / "run.yaml"
+        defaults = {
+            "model": str(tiny_source),
+            "max_position_embeddings": 256,
+            "train_file": write_examples(tmp_path / "train.jsonl", 24),
+            "validation_file": write_examples(tmp_path / "validation.jsonl", 6),
+            "test_file": write_examples(tmp_path / "test.jsonl", 10),
+            "output_dir": str(tmp_path / "run"),
+            "strategies": ["long", "truncate", "head-tail", "chunk-pool"],
+            "max_steps": 6,
+            "per_device_train_batch_size": 4,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "report_to": "none",
+            "use_cpu": True,
+        }
+        file.write_text(yaml.safe_dump({**defaults, **changes}), "utf-8")
+        return file
+
+    return write
+
+
+# [CLS] and [SEP] beside 150 words; pieces of 64 tokens hold 62 words, and 150 words are 62 + 62 + 26
+READ = {"long": 152, "truncate": 64, "head-tail": 64, "chunk-pool": 64 + 64 + 28}
+
+
+def test_tokens_are_counted_seconds_and_memory_measured_and_all_is_kept(settings, tmp_path):
+    status, printed = run("finetune/classification.py", settings())
+    assert status == 0, printed
+    results = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
+    for name, tokens in READ.items():
+        cost = results[name]["cost"]
+        assert cost["training_tokens"] == 6 * 4 * tokens, name
+        assert cost["prediction_tokens"] == 10 * tokens and cost["documents"] == 10
+        assert cost["training_seconds"] > 0 and cost["prediction_seconds"] > 0
+        assert cost["memory_of"].startswith("process") and 10**8 < cost["peak_memory"] < 10**10
+        kept = json.loads((tmp_path / "run" / name / "seed-42" / "predictions" / "cost.json").read_text("utf-8"))
+        assert kept == cost
+    assert "What it cost:" in printed and results["long"]["verdict"] in printed
+    card = (tmp_path / "run" / "long" / "seed-42" / "README.md").read_text("utf-8")
+    assert results["long"]["verdict"] in card and "What it cost:" in card and "(lengths.png)" in card
+    for folder in (tmp_path / "run", tmp_path / "run" / "long" / "seed-42"):
+        assert (folder / "lengths.png").read_bytes()[:4] == b"\x89PNG"
+    # what is finished keeps its own cost, whatever the resumed comparison takes
+    status, printed = run("finetune/classification.py", settings(), "resume=auto")
+    assert status == 0, printed
+    assert json.loads((tmp_path / "run" / "results.json").read_text("utf-8")) == results
+    # a run of an older version, of which nothing is known: its folder, and the manifest that lists the file, are made
+    # as that version left them
+    folder = tmp_path / "run" / "truncate" / "seed-42" / "predictions"
+    (folder / "cost.json").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    del manifest["cost.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    status, printed = run("finetune/classification.py", settings(), "resume=auto")
+    assert status == 0, printed
+    assert "What it cost (of truncate it was not measured): long" in printed
+
+
+def test_a_run_that_is_resumed_counts_on(settings, tmp_path):
+    changes = {"strategies": ["long"]}
+    status, printed = run(
+        "finetune/classification.py", settings(**changes), before=SignalAtStep(signal.SIGTERM, step=4)
+    )
+    assert status == 143, printed
+    (state,) = (tmp_path / "run" / "long" / "seed-42").glob("checkpoint-4/trainer_state.json")
+    counted = json.loads(state.read_text("utf-8"))["stateful_callbacks"]["TrainingClock"]["attributes"]["counted"]
+    assert counted["tokens"] == 4 * 4 * READ["long"]
+    status, printed = run("finetune/classification.py", settings(**changes), "resume=auto")
+    assert status == 0, printed
+    cost = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))["long"]["cost"]
+    assert cost["training_tokens"] == 6 * 4 * READ["long"]
+    assert cost["training_seconds"] > counted["seconds"]
+
+
+def test_costs_of_several_runs_are_summed():
+    first = Cost(training_seconds=1, training_tokens=10, prediction_seconds=2, documents=4, peak_memory=5)
+    second = Cost(training_seconds=3, training_tokens=30, prediction_seconds=4, documents=4, peak_memory=9)
+    both = together([first, second])
+    assert (both.training_seconds, both.training_tokens, both.peak_memory) == (4, 40, 9)
+    assert both.seconds_a_document == 6 / 8
+    assert cost_rows({"long": both})["long"] == ["4.0", "40", "0.75", "0", "0.00 (process)"]
+
+
+def test_a_peak_begins_anew():
+    device = torch.device("cpu")
+    if not reset_peak_memory(device):
+        pytest.skip("this system cannot reset it")
+    before = peak_memory(device)
+    block = torch.ones(50_000_000)
+    assert peak_memory(device) > before + 150e6
+    del block
+    reset_peak_memory(device)
+    assert peak_memory(device) < before + 100e6
+
+
+def rows_of(printed):
+    """The rows of a dry run's table, cell by cell."""
+    lines = [line for line in printed.splitlines() if line.startswith("| ") and "run" in line.split("|")[-2]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: rest for name, *rest in cells if name}
+
+
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(settings, tmp_path):
+    file = settings(seeds=3, eval_strategy="steps", eval_steps=2)
+    before = set(tmp_path.rglob("*"))
+    status, printed = run("finetune/classification.py", file, "--dry-run")
+    assert status == 0, printed
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "log.txt"}
+    rows = rows_of(printed)
+    assert [*rows] == [*READ]
+    for name, cells in rows.items():
+        assert re.fullmatch(r"\d+\.\d\d \(process\)", cells[0]), name
+        assert int(cells[1].replace(",", "")) > 0 and cells[-1].endswith("(3 runs)")
+    assert "expected in all: " in printed and "tokens            texts" in printed
+
+
+@pytest.mark.parametrize(
+    ("settings_of", "steps", "expected"),
+    [
+        ({"eval_strategy": "no"}, 10, 0),
+        ({"eval_strategy": "steps", "eval_steps": 3}, 10, 3),
+        ({"eval_strategy": "steps", "eval_steps": 0.25}, 100, 4),
+        ({"eval_strategy": "steps", "logging_steps": 5}, 10, 2),
+    ],
+)
+def test_evaluations_are_counted(settings_of, steps, expected, tmp_path):
+    assert evaluations_of(TrainingArguments(str(tmp_path), use_cpu=True, **settings_of), steps) == expected
+
+
+def test_hours_by_hand():
+    one = Estimate(
+        training_rate=100,
+        training_tokens=720_000,
+        prediction_rate=1000,
+        evaluation_tokens=3_600_000,
+        test_tokens=1_800_000,
+        peak_memory=2 * 10**9,
+        memory_of="process",
+    )
+    assert one.hours == (2, 1, 0.5)
+    printed = estimate_table({"long": one}, {"long": 4})
+    assert "| long | 2.00 (process) | 100 | 1,000 | 2.000 | 1.000 | 0.500 | 14.000 (4 runs) |" in printed
+    assert "expected in all: 14.000 h" in printed
+
+
+@pytest.mark.slow
+def test_the_estimate_is_near_a_real_run(settings, tmp_path):
+    """Within a factor of 3, as docs/finetuning.md says: what else is running on the machine counts too."""
+    changes = {"max_steps": 60, "eval_strategy": "steps", "eval_steps": 20, "save_strategy": "no"}
+    file = settings(
+        train_file=write_examples(tmp_path / "many.jsonl", 240), strategies=["long", "truncate"], **changes
+    )
+    status, printed = run("finetune/classification.py", file, "--dry-run")
+    assert status == 0, printed
+    rows = rows_of(printed)
+    start = time.perf_counter()
+    assert run("finetune/classification.py", file)[0] == 0
+    whole = time.perf_counter() - start
+    results = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
+    for name, row in rows.items():
+        cost = results[name]["cost"]
+        estimated = 3600 * (float(row[3]) + float(row[4]) + float(row[5]))
+        measured = cost["training_seconds"] + cost["prediction_seconds"]
+        assert measured / 3 < estimated + 2 and estimated < 3 * measured + 2, (name, estimated, measured)
+        assert cost["peak_memory"] / 1.5 < 1e9 * float(row[0].split()[0]) < 1.5 * cost["peak_memory"]
+    assert sum(each["cost"]["training_seconds"] for each in results.values()) < whole
