@@ -332,6 +332,16 @@ def test_what_cannot_be_done_is_one_line(argv, message, model, tmp_path, capsys,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.txt", "y.txt"]
 
 
+def test_pages_name_the_extra_that_reads_them_before_anything_is_predicted(model, tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").write_text("gold")
+    (tmp_path / "b.html").write_text("gold")
+    monkeypatch.setitem(sys.modules, "bs4", None)
+    monkeypatch.delitem(sys.modules, "longbert.data.html")
+    status, lines, said = predicted(capsys, model, tmp_path)
+    assert (status, lines) == (2, [])
+    assert said.splitlines()[-1] == "longbert: this needs bs4: pip install 'longbert[train,html]'"
+
+
 # shards
 
 
