@@ -35,6 +35,7 @@ PRELOADED = [
     "longbert.proof",
     "longbert.publishing",
     "longbert.training.pretraining",
+    "longbert.finetuning.shards",
     "longbert.finetuning.predicting",
     "longbert.finetuning.retrieval.embedding",
     "longbert.finetuning.tasks.classification",
@@ -116,12 +117,29 @@ def run(script: str, *argv, before: Callable[[], None] | None = None, ranks: int
     Returns:
         The exit status, negative for a signal, and what was printed; of several ranks those of the first.
     """
+    log = Path(yaml.safe_load(Path(argv[0]).read_text())["output_dir"]).with_name("log.txt")
+    log.unlink(missing_ok=True)
+    return _launch(partial(_script, script, list(map(str, argv))), log, before, ranks)
+
+
+def command(*argv, log: Path, before: Callable[[], None] | None = None, ranks: int = 1) -> tuple[int, str]:
+    """As `run`, a command of `longbert`."""
+    log.unlink(missing_ok=True)
+    return _launch(partial(_command, list(map(str, argv))), log, before, ranks)
+
+
+def _command(argv: list[str]) -> None:
+    from longbert.cli import main
+
+    sys.exit(main(argv))
+
+
+def _launch(
+    job: Callable[[], None], log: Path, before: Callable[[], None] | None = None, ranks: int = 1
+) -> tuple[int, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    log = Path(yaml.safe_load(Path(argv[0]).read_text())["output_dir"]).with_name("log.txt")
-    log.unlink(missing_ok=True)
-    job = partial(_script, script, list(map(str, argv)))
     processes = []
     for rank in range(ranks):
         environment = dict(ENVIRONMENT)

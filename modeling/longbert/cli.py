@@ -2,13 +2,14 @@
 explain`."""
 
 import argparse
-import contextlib
 import json
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from .arguments import FULL, USER_ERRORS, FileArguments, in_one_line, parse_window
 from .configuration_longbert import LongBertConfig
@@ -20,16 +21,17 @@ from .position_embeddings import POSITION_INITS, POSITION_TYPES
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
 TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
-# of what `longbert[train]` brings, what the commands import
+# of what the extras bring, what the commands import
 IN_EXTRAS = {
-    "datasets",
-    "evaluate",
-    "matplotlib",
-    "scipy",
-    "seqeval",
-    "sentence_transformers",
-    "sklearn",
-    "tensorboard",
+    "bs4": "train,html",
+    "datasets": "train",
+    "evaluate": "train",
+    "matplotlib": "train",
+    "scipy": "train",
+    "seqeval": "train",
+    "sentence_transformers": "train",
+    "sklearn": "train",
+    "tensorboard": "train",
 }
 
 
@@ -294,33 +296,90 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("predict", help="run a fine-tuned model over long texts, a line of json each")
-    command.add_argument("model", help=MODEL)
-    command.add_argument("data", nargs="+", help="files, globs, folders; - reads one text from stdin")
+    command = commands.add_parser(
+        "predict",
+        help="run a fine-tuned model over texts, a line of json each; an archive on several GPUs: accelerate launch "
+        "-m longbert predict ... --out FOLDER",
+    )
+    command.add_argument(
+        "model", help=f"{MODEL}; or the output_dir of `longbert finetune`, whose best model is then taken"
+    )
+    command.add_argument(
+        "data", nargs="+", help="text, HTML and table files, globs, folders; - reads one text from stdin"
+    )
     _add_file_options(command)
     command.add_argument("--question", help="what a question-answering model is asked of every text")
+    command.add_argument(
+        "--out", type=Path, help="folder for the results, in shards; the same command goes on with what was stopped"
+    )
+    command.add_argument("--format", choices=("jsonl", "parquet"), help="of the shards (default: jsonl)")
+    command.add_argument("--shard-size", type=int, help="texts in a shard (default: 1024)")
     command.set_defaults(run=run_predict)
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
+    """The exit status is 1 where files could not be read; the others are predicted all the same."""
     import datasets
 
-    from .data.documents import load_documents
-    from .finetuning.predicting import predict_texts
+    from .finetuning.archive import Archive, to_stderr
+    from .finetuning.best import find_model
+    from .finetuning.predicting import predict_texts, predictor_of
+    from .finetuning.shards import predict_shards, processes, settings_of
     from .source import load_whole
 
     datasets.disable_progress_bars()
-    model, tokenizer = load_whole(arguments.model)
+    shards, state = _shards(arguments), processes()
+    if shards is None and state.num_processes > 1:
+        raise ValueError("several processes write no common standard output: name a folder, --out FOLDER")
+    chosen = find_model(arguments.model)
+    if state.is_main_process:
+        list(map(to_stderr, chosen.why))
+    model, tokenizer = load_whole(chosen.path)
+    schema = predictor_of(model, tokenizer, arguments.question).schema
+    predict = partial(
+        predict_texts, model.to(state.device), tokenizer, question=arguments.question, at_once=chosen.at_once
+    )
+
+    def look() -> Archive:
+        return Archive.of(arguments.data, arguments.text_column, _file_settings(arguments))
+
     if arguments.data == ["-"]:
-        texts = [("stdin", sys.stdin.read())]
+        _print_lines(predict([("stdin", _standard_input())]))
+        return 0
+    if shards is not None:
+        settings = settings_of(arguments.text_column, _file_settings(arguments), arguments.question)
+        archive = predict_shards(shards, look, chosen, settings, predict, schema)
     else:
-        with contextlib.redirect_stdout(sys.stderr):  # what is said of files is no line of json
-            settings = _file_settings(arguments)
-            loaded = load_documents(arguments.data, arguments.text_column, settings=settings, part_size=None)
-        texts = list(zip(loaded["document"], loaded["text"], strict=True))
-    for line in predict_texts(model, tokenizer, texts, arguments.question):
+        archive = look()
+        _print_lines(predict(text for _, text in archive.texts()))
+    if not archive.refused or not state.is_main_process:  # a launcher ends the others as soon as one has failed
+        return 0
+    to_stderr(f"{len(archive.refused):,} of {len(archive.inputs):,} files are not read, as said above")
+    return 1
+
+
+def _shards(arguments: argparse.Namespace) -> Any:
+    """The folder of shards that is asked for; None where lines are printed."""
+    from .finetuning.shards import JSONL, SIZE, Shards
+
+    if arguments.out is None and (arguments.format or arguments.shard_size):
+        raise ValueError("--format and --shard-size are those of the results' folder: name it, --out FOLDER")
+    if arguments.out is not None and "-" in arguments.data:
+        raise ValueError("standard input is read once, and can be no part of what can be stopped: leave --out away")
+    size = SIZE if arguments.shard_size is None else arguments.shard_size
+    return None if arguments.out is None else Shards(arguments.out, arguments.format or JSONL, size)
+
+
+def _standard_input() -> str:
+    text = sys.stdin.read()
+    if not text.strip():
+        raise ValueError("standard input holds no text")
+    return text
+
+
+def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
+    for line in lines:
         print(json.dumps(line, ensure_ascii=False), flush=True)
-    return 0
 
 
 def _ending_in(suffix: str) -> Callable[[str], Path]:
@@ -424,10 +483,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in IN_EXTRAS:
             raise
-        print(
-            f"longbert: this needs {error.name}: pip install 'longbert[train]'",
-            file=sys.stderr,
-        )
+        extra = IN_EXTRAS[error.name.partition(".")[0]]
+        print(f"longbert: this needs {error.name}: pip install 'longbert[{extra}]'", file=sys.stderr)
         return 2
     except USER_ERRORS as error:
         print(f"longbert: {in_one_line(error)}", file=sys.stderr)

@@ -55,6 +55,16 @@ def put_in_place(aside: Path, folder: Path) -> None:
     _sync(folder.parent)
 
 
+@contextlib.contextmanager
+def file_written_aside(file: Path) -> Iterator[Path]:
+    """A temporary path beside a file, which becomes the file once it is written; it is there whole or not at all."""
+    aside = file.with_name(f".{file.name}.unfinished")
+    yield aside
+    _sync(aside)
+    aside.replace(file)
+    _sync(file.parent)
+
+
 def set_aside(folder: str | Path, why: str) -> None:
     """Rename a folder, where there is one, to `folder.why`, or `folder.why.2` where that is taken."""
     names = (f"{folder}.{why}" + (f".{number}" if number > 1 else "") for number in itertools.count(1))
@@ -65,7 +75,7 @@ def set_aside(folder: str | Path, why: str) -> None:
 def write_manifest(folder: Path) -> None:
     """Write the sha256 of every file in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    sums = {str(path.relative_to(folder)): sha256_of(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
 
 
@@ -79,12 +89,13 @@ def damage(folder: str | Path) -> str | None:
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != expected:
+        if sha256_of(folder / name) != expected:
             return f"{name} is not what was written"
     return None
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file's bytes."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -237,7 +237,7 @@ def settings(desk, tiny_source, tmp_path) -> Path:
     return file
 
 
-def test_who_sees_the_end_can_tell_and_who_does_not_cannot(settings, tmp_path):
+def test_who_sees_the_end_can_tell_and_who_does_not_cannot(desk, settings, tmp_path, capsys):
     status, printed = finetune("classification", settings)
     assert status == 0, printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -258,6 +258,13 @@ def test_who_sees_the_end_can_tell_and_who_does_not_cannot(settings, tmp_path):
     assert (run_folder / "model.safetensors").read_bytes() == (best / "model.safetensors").read_bytes()
     model = AutoModelForSequenceClassification.from_pretrained(run_folder)
     assert model.config.id2label == {0: "no", 1: "yes"}
+    # predict takes the best that it reads as the run did, and says of each text what the run said
+    assert main(["predict", str(tmp_path / "run"), str(desk / "test.jsonl"), "--text-column", "body"]) == 0
+    said = capsys.readouterr()
+    assert f"{run_folder} is taken: long has accuracy" in said.err and "the best of long, truncate" in said.err
+    assert "head-tail is not offered" in said.err and "chunk-pool is not offered" in said.err
+    for line, tested in zip(said.out.splitlines(), lines, strict=True):
+        assert json.loads(line)["scores"] == pytest.approx(json.loads(tested)["scores"], abs=1e-5)
     # finished runs are kept
     status, printed = finetune("classification", settings, "resume=auto")
     assert status == 0, printed

@@ -172,7 +172,7 @@ def test_what_is_saved_there_is_what_is_saved_here(name, elsewhere, folder):
 
 
 # of the standard library, what computes and nothing that reads, writes, connects or starts anything
-HARMLESS = {"collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "itertools", "math"}
+HARMLESS = {"bisect", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "itertools", "math"}
 HARMLESS |= {"inspect", "re", "types", "typing"}
 NAMES_ONLY = {"os.path": {"exists", "join"}}
 ALLOWED = HARMLESS | {"torch", "transformers", "huggingface_hub"}

@@ -1,6 +1,6 @@
 """Documents: read from files, folders and packages, named, checked, and long ones in parts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,7 +84,7 @@ def load_documents(
     if not settings.skip_empty:
         refuse_rows(survey.empty, "no text")
     elif survey.empty:
-        print(f"{len(survey.empty):,} empty documents are left out: {_some(survey.empty)}")
+        print(f"{len(survey.empty):,} empty documents are left out: {some(survey.empty)}")
         documents = documents.filter(lambda characters: characters > 0, input_columns=["characters"])
     if not survey.documents:
         raise ValueError(f"all documents of {', '.join(paths)} are empty")
@@ -93,7 +93,8 @@ def load_documents(
     return documents.remove_columns(["number"])
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of many, and how many more there are."""
     return "; ".join(names[:5]) + (f"; and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
@@ -141,7 +142,7 @@ def read_documents(
     """The parts of all documents, in order; an empty document is one part of no characters."""
     settings = FileArguments(encoding=encoding, delimiter=delimiter)
     for file, *_ in files:
-        for place, pieces in _texts(Path(file), column, settings):
+        for place, pieces in texts_of(Path(file), column, settings):
             for number, document in separated(pieces, separator):
                 for part, text in enumerate(in_parts(document, size)):
                     text = "" if part == 0 and not text.strip() else text
@@ -154,8 +155,12 @@ def read_documents(
                     }
 
 
-def _texts(file: Path, column: str, settings: FileArguments) -> Iterator[tuple[str, Iterable[str]]]:
-    """The texts of a file, each with its place and in pieces."""
+def texts_of(file: Path, column: str, settings: FileArguments) -> Iterator[tuple[str, Iterable[str]]]:
+    """The texts of a file, each with its place and in pieces; an empty one may be a piece of no characters.
+
+    Raises:
+        ValueError: the file is not what its name says, or holds something else than texts.
+    """
     if file.is_file() and kind_of(file, KINDS) == TEXT:
         yield str(file), (_writable(str(file), piece) for piece in read_text(file, settings, SAMPLE))
         return

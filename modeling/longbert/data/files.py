@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ MARKS = {  # of an encoding, at a file's start; the longer ones first
 # what texts are still kept in where they are not in UTF-8; others are less likely than a wrong guess
 LEGACY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp874"]
 SAMPLE = 1 << 16
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)  # what reading a broken .gz raises
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole book
 
@@ -80,15 +82,16 @@ def kind_of(file: str | Path, kinds: dict[str, str] = TABLES) -> str | None:
     return kinds.get(Path(name).suffix)
 
 
-def find_files(path: str, kinds: dict[str, str] = TABLES) -> list[Path]:
+def find_files(path: str, kinds: dict[str, str] = TABLES, say: Callable[[str], None] = print) -> list[Path]:
     """The files that a path names, sorted: the path itself, what a folder holds, or what a glob matches.
 
-    A name that exists is taken as it is, whatever brackets are in it. What else a folder holds is printed, and so is
-    what is read where that is of several kinds.
+    A name that exists is taken as it is, whatever brackets are in it. What else a folder holds is said, and so is what
+    is read where that is of several kinds.
 
     Args:
         path: may also lead into a package, `package://name/...`.
         kinds: endings to read, and what they hold.
+        say: takes a remark.
 
     Raises:
         ValueError: there is nothing, or nothing that is read.
@@ -108,7 +111,7 @@ def find_files(path: str, kinds: dict[str, str] = TABLES) -> list[Path]:
         raise ValueError(f"{what}: expected {', '.join(kinds)} (also .gz), or a folder written by datasets")
     others = [file for file in found if file not in read]
     if others or len({kind_of(file, kinds) for file in read}) > 1:
-        print(f"{path}: {_counted(read)} are read" + (f", {_counted(others)} are not" if others else ""))
+        say(f"{path}: {_counted(read)} are read" + (f", {_counted(others)} are not" if others else ""))
     return read
 
 
@@ -162,8 +165,8 @@ def read_records(file: Path, columns: Sequence[str], settings: FileArguments) ->
             raise ValueError(f"{file} holds no rows")
         yield from itertools.chain([first], records)
     except UnicodeDecodeError as error:
-        raise ValueError(_wrong_encoding(file, error.encoding)) from error
-    except (pa.ArrowException, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(wrong_encoding(file, error.encoding)) from error
+    except (pa.ArrowException, *DAMAGED) as error:
         raise ValueError(f"{file} is damaged, or not what its name says: {error}") from error
 
 
@@ -172,7 +175,7 @@ def open_text(file: Path, settings: FileArguments) -> io.TextIOWrapper:
 
     Line ends stay as they are.
     """
-    stream = _open_bytes(file)
+    stream = open_bytes(file)
     start = stream.read(SAMPLE)
     stream.seek(0)
     marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
@@ -184,7 +187,8 @@ def open_text(file: Path, settings: FileArguments) -> io.TextIOWrapper:
     return io.TextIOWrapper(stream, encoding, newline="")
 
 
-def _open_bytes(file: Path) -> BinaryIO:
+def open_bytes(file: Path) -> BinaryIO:
+    """A file, unpacked where it is a .gz."""
     return gzip.open(file) if file.name.lower().endswith(".gz") else open(file, "rb")  # type: ignore[return-value]
 
 
@@ -201,15 +205,15 @@ def read_text(file: Path, settings: FileArguments, size: int = -1) -> Iterator[s
                 yield decoder.decode(piece)
             yield decoder.decode("", final=True)
     except UnicodeDecodeError as error:
-        raise ValueError(_wrong_encoding(file, error.encoding)) from error
-    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(wrong_encoding(file, error.encoding)) from error
+    except DAMAGED as error:
         raise ValueError(f"{file} is damaged, or not what its name says: {error}") from error
 
 
-def _wrong_encoding(file: Path, encoding: str) -> str:
+def wrong_encoding(file: Path, encoding: str) -> str:
     """Where a file stops being in an encoding, and which one would read it."""
     sample, line = b"", 1
-    with _open_bytes(file) as stream:
+    with open_bytes(file) as stream:
         while piece := stream.read(SAMPLE) + stream.readline():
             try:
                 piece.decode(encoding)

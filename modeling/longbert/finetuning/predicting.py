@@ -1,10 +1,12 @@
 """Run a fine-tuned model over texts, and warn about those that are longer than it reads at once."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -38,33 +40,51 @@ class Predictor:
         example: a text as the task's `tokenize` takes it.
         line: (text, one of the task's predictions) -> what is printed about the text.
         beyond: what is done with a text that is longer than the reach.
+        prediction, scores: the types of these two of a line.
     """
 
     task: Task
     example: Callable[[str], dict[str, Any]]
     line: Callable[[str, dict[str, Any]], dict[str, Any]]
     beyond: str
+    prediction: pa.DataType
+    scores: pa.DataType
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the lines, the same for any texts."""
+        return pa.schema(
+            {
+                "id": pa.string(),
+                "prediction": self.prediction,
+                "scores": self.scores,
+                "tokens": pa.int64(),
+                "read_at_once": pa.bool_(),
+            }
+        )
 
 
 def predict_texts(
     model: LongBertPreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: list[tuple[str, str]],
+    texts: Iterable[tuple[str, str]],
     question: str | None = None,
+    at_once: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """For each (name, text): `id`, `prediction`, `scores`, `tokens`, and whether it was read at once.
 
     Args:
         question: what a question-answering model is asked of every text.
+        at_once: tokens that are read at once; by default all that the model reaches.
 
     Raises:
         ValueError: an empty text, or a model that is not fine-tuned for a task that reads a text alone.
     """
     predictor = predictor_of(model, tokenizer, question)
-    reach = model.config.max_position_embeddings
+    reach = at_once or model.config.max_position_embeddings
     reader = Reader(STRATEGIES["long"], reach, reach)
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        some = texts[start : start + TEXTS_AT_ONCE]
+    remaining = iter(texts)
+    while some := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
         examples = [{"id": name, **predictor.example(text)} for name, text in some]
         tokenized = predictor.task.tokenize(datasets.Dataset.from_list(examples), reach)
         for name, tokens in zip(tokenized["id"], tokenized["length"], strict=True):
@@ -106,7 +126,13 @@ def _classifying(tokenizer: PreTrainedTokenizerBase, labels: list[str], problem_
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": task.named(prediction["prediction"]), "scores": prediction["scores"]}
 
-    return Predictor(task, lambda text: {"text": text, "label": unknown[problem_type]}, line, "the rest is not read")
+    found = {REGRESSION: pa.float64(), SINGLE: pa.string(), MULTI: pa.list_(pa.string())}[problem_type]
+    scores = pa.struct(dict.fromkeys(["value"] if problem_type == REGRESSION else labels, pa.float64()))
+
+    def example(text: str) -> dict[str, Any]:
+        return {"text": text, "label": unknown[problem_type]}
+
+    return Predictor(task, example, line, "the rest is not read", found, scores)
 
 
 def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str], settings: dict[str, Any]) -> Predictor:
@@ -128,7 +154,8 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str], settings: 
             named.append({"label": label, "text": text[start:end], "start": start, "end": end})
         return {"prediction": named, "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in pieces")
+    found = {"label": pa.string(), "text": pa.string(), "start": pa.int64(), "end": pa.int64()}
+    return Predictor(task, example, line, "it is read in pieces", pa.list_(pa.struct(found)), pa.list_(pa.float64()))
 
 
 def _answering(tokenizer: PreTrainedTokenizerBase, question: str, settings: dict[str, Any]) -> Predictor:
@@ -140,4 +167,6 @@ def _answering(tokenizer: PreTrainedTokenizerBase, question: str, settings: dict
     def line(text: str, prediction: dict[str, Any]) -> dict[str, Any]:
         return {"prediction": prediction["prediction"], "scores": prediction["scores"]}
 
-    return Predictor(task, example, line, "it is read in pieces")
+    span = pa.struct({"text": pa.string(), "score": pa.float64(), "answer_start": pa.int64()})
+    scores = pa.struct({"no answer": pa.float64(), "n_best": pa.list_(span)})
+    return Predictor(task, example, line, "it is read in pieces", pa.string(), scores)
