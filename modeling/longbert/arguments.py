@@ -16,6 +16,7 @@ import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from .folders import scripts_folder
@@ -327,11 +328,24 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         arguments += _as_arguments(key, meant)
     parser = HfArgumentParser(types, exit_on_error=False)
     try:
-        return parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    except ImportError as error:  # of what a setting asks for, such as deepspeed
+        raise ValueError(str(error)) from error
     except ArgumentError as error:
         raise ValueError(
             f"setting {(error.argument_name or '').split('/')[0].lstrip('-')}: {error.message}"
         ) from error
+    refuse_reports([name for each in parsed for name in getattr(each, "report_to", [])])
+    return parsed
+
+
+def refuse_reports(names: list[str]) -> None:
+    """Raise `ValueError` for a service to report to whose package is not installed; Trainer would notice later."""
+    for callback in get_reporting_integration_callbacks(names):
+        try:
+            callback()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(f"report_to: {error}") from error
 
 
 LEAST = {  # of settings whose lower values fail only where they are used

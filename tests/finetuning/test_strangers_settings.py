@@ -1,5 +1,6 @@
 """Settings of strangers that could only fail later, or would be passed over: each is refused before any training."""
 
+import importlib.util
 import json
 import math
 
@@ -53,6 +54,17 @@ def test_what_chooses_the_best_is_checked_before(settings, message, tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), **settings)
     with pytest.raises(ValueError, match=message):
         choosing_the_best(FinetuningArguments(), args, SingleLabelMetric())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"report_to": "wandb"}, "report_to: .*requires wandb to be installed"), ({"deepspeed": "x.json"}, "deepspeed")],
+)
+def test_a_package_that_is_not_installed_is_named(settings, message, tmp_path):
+    if importlib.util.find_spec("wandb") or importlib.util.find_spec("deepspeed"):
+        pytest.skip("they are installed")
+    with pytest.raises(ValueError, match=message):
+        from_settings({"output_dir": str(tmp_path), **settings}, TrainingArguments)
 
 
 def test_a_length_past_the_reach_is_refused(tiny_source):

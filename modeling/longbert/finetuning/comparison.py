@@ -67,8 +67,8 @@ def choosing_the_best(run_args: ComparisonArguments, args: TrainingArguments, me
         raise ValueError("resume_from_checkpoint is called resume here: auto")
     if args.load_best_model_at_end and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError(
-            "load_best_model_at_end=true needs evaluations to choose by: set eval_strategy and save_strategy to epoch, or "
-            "load_best_model_at_end to false"
+            "load_best_model_at_end=true needs evaluations to choose by: set eval_strategy and save_strategy to "
+            "epoch, or load_best_model_at_end to false"
         )
     if run_args.early_stopping_patience is not None and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError(

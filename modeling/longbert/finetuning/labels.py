@@ -164,7 +164,7 @@ def infer_problem_type(values: Sequence[str | list[str]], places: Sequence[str] 
         first = numbers.index(None)
         at = f"{places[first]}: " if places else ""
         raise ValueError(
-            f"{at}{numbers.count(None):,} of {len(values):,} labels are no numbers, such as {values[first]!r} here; the "
+            f"{at}{numbers.count(None):,} of {len(values):,} labels are no numbers, such as {values[first]!r}; the "
             f"others are: mend them, leave them empty and set skip_empty: true, or set problem_type: {SINGLE}"
         )
     return REGRESSION if fractions and None not in numbers else SINGLE
