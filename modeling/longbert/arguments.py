@@ -368,6 +368,9 @@ def refuse_sizes(settings: dict[str, Any]) -> None:
         raise ValueError(f"num_train_epochs must be more than 0, got {epochs}")
     if steps == 0 or isinstance(steps, int) and steps < -1:
         raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {steps}")
+    for key in ("strategies", "train", "train_only"):
+        if settings.get(key) == []:
+            raise ValueError(f"{key} must name one at least, got []")
     if settings.get("label_smoothing_factor"):
         raise ValueError("label_smoothing_factor is not used by the losses here: leave it out")
 

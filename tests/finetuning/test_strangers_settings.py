@@ -28,12 +28,13 @@ IMPOSSIBLE = {
     "label_smoothing_factor": 0.1,
     "max_length": 2,
     "strategies": ["long", "long"],
+    "train_only": [],
     "seeds": 0,
 }
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_impossible_sizes_are_refused_by_name(name, tmp_path):
+def test_impossible_values_are_refused_by_name(name, tmp_path):
     settings = {"output_dir": str(tmp_path), name: IMPOSSIBLE[name]}
     with pytest.raises(ValueError, match=name):
         from_settings(settings, FinetuningArguments, TrainingArguments)
