@@ -16,6 +16,7 @@ import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from .folders import scripts_folder
@@ -319,6 +320,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
     refuse_precision(settings)
+    refuse_sizes(settings)
     arguments: list[str] = []
     for key, value in settings.items():
         # YAML reads a bare no as false, and eval_strategy: no means the word
@@ -326,11 +328,51 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         arguments += _as_arguments(key, meant)
     parser = HfArgumentParser(types, exit_on_error=False)
     try:
-        return parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    except ImportError as error:  # of what a setting asks for, such as deepspeed
+        raise ValueError(str(error)) from error
     except ArgumentError as error:
         raise ValueError(
             f"setting {(error.argument_name or '').split('/')[0].lstrip('-')}: {error.message}"
         ) from error
+    refuse_reports([name for each in parsed for name in getattr(each, "report_to", [])])
+    return parsed
+
+
+def refuse_reports(names: list[str]) -> None:
+    """Raise `ValueError` for a service to report to whose package is not installed; Trainer would notice later."""
+    for callback in get_reporting_integration_callbacks(names):
+        try:
+            callback()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(f"report_to: {error}") from error
+
+
+LEAST = {  # of settings whose lower values fail only where they are used
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+}
+
+
+def refuse_sizes(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for sizes that no run can have, and for what transformers would pass over in silence, as the
+    loss is ours."""
+    for key, least in LEAST.items():
+        value = settings.get(key)
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+    epochs, steps = settings.get("num_train_epochs"), settings.get("max_steps")
+    if isinstance(epochs, int | float) and epochs <= 0:
+        raise ValueError(f"num_train_epochs must be more than 0, got {epochs}")
+    if steps == 0 or isinstance(steps, int) and steps < -1:
+        raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {steps}")
+    for key in ("strategies", "train", "train_only"):
+        if settings.get(key) == []:
+            raise ValueError(f"{key} must name one at least, got []")
+    if settings.get("label_smoothing_factor"):
+        raise ValueError("label_smoothing_factor is not used by the losses here: leave it out")
 
 
 def refuse_precision(settings: dict[str, Any]) -> None:

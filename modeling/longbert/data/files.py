@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import sys
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -46,10 +47,17 @@ MARKS = {  # of an encoding, at a file's start; the longer ones first
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+PACKED = {  # what is no text, by its first bytes
+    b"PK\x03\x04": "a zip file, as spreadsheets of .xlsx and .ods are: export the sheet as csv, or unpack it",
+    b"\x1f\x8b": "packed by gzip, and its name does not say so: end it in .gz, or unpack it",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet or document of old Office: export it as csv",
+    b"PAR1": "a parquet file: end its name in .parquet",
+}
 # what texts are still kept in where they are not in UTF-8; others are less likely than a wrong guess
 LEGACY_ENCODINGS = ["cp1252", "cp1250", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp874"]
 SAMPLE = 1 << 16
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)  # what reading a broken .gz raises
+UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"}  # what BERT's tokenizers leave out, by its Unicode category
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole book
 
@@ -181,6 +189,10 @@ def open_text(file: Path, settings: FileArguments) -> io.TextIOWrapper:
     marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
     encoding = codecs.lookup(settings.encoding).name if settings.encoding else marked
     encoding = marked if encoding == "utf-8" else encoding  # which may have a mark all the same
+    packed = next((what for mark, what in PACKED.items() if start.startswith(mark)), None)
+    if packed:
+        stream.close()
+        raise ValueError(f"{file} is {packed}")
     if b"\0" in start and not encoding.startswith(("utf-16", "utf-32")):
         stream.close()
         raise ValueError(f"{file} holds bytes of 0, as no text in {encoding} does: is it in utf-16? set encoding")
@@ -242,7 +254,10 @@ def _csv_records(file: Path, columns: Sequence[str], settings: FileArguments) ->
         if skips:
             stream.readline()
         rows = csv.reader(stream, delimiter=delimiter, strict=True)
-        names = [name.strip().removeprefix("\ufeff") for name in next(rows)]
+        try:
+            names = [name.strip().removeprefix("\ufeff") for name in next(rows)]
+        except csv.Error as error:
+            raise ValueError(f"{file}, row 1, the header, is no csv: {error}") from error
         for column in columns:
             if column not in names:
                 raise MissingColumnError(file, column, names)
@@ -251,7 +266,7 @@ def _csv_records(file: Path, columns: Sequence[str], settings: FileArguments) ->
         number = 1
         try:
             for number, row in enumerate(rows, start=2):
-                if len(row) > len(names):
+                if any(cell.strip() for cell in row[len(names) :]):
                     raise ValueError(
                         f"{file}, row {number} has {len(row)} cells, the header has {len(names)}: put quotes around "
                         f"cells that hold the delimiter {delimiter!r}, or set delimiter"
@@ -269,6 +284,26 @@ def _delimiter(header: str, columns: Sequence[str]) -> str:
         return [name.strip().removeprefix("\ufeff") for name in next(csv.reader([header], delimiter=delimiter))]
 
     return max(DELIMITERS, key=lambda delimiter: (len({*names(delimiter)} & {*columns}), len(names(delimiter))))
+
+
+def read_objects(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
+    """The lines of a jsonl file with all that they hold, of which `columns` are there.
+
+    Raises:
+        ValueError: the file is in another encoding, a line is no object, or lacks a column.
+    """
+    try:
+        with open_text(file, settings) as stream:
+            for number, content in enumerate(_json_lines(file, stream), start=1):
+                place = f"{file}, line {number}"
+                if content == {}:  # an empty line
+                    content = dict.fromkeys(columns)
+                for column in columns:
+                    if not isinstance(content, dict) or column not in content:
+                        raise ValueError(f"{place} has no {column!r}: each line needs {', '.join(columns)}")
+                yield Record(place, content)
+    except UnicodeDecodeError as error:
+        raise ValueError(_wrong_encoding(file, error.encoding)) from error
 
 
 def _jsonl_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
@@ -290,7 +325,7 @@ def _json_records(file: Path, columns: Sequence[str], settings: FileArguments) -
     try:
         content = json.loads(text)
     except ValueError as error:
-        lines = text.splitlines()
+        lines = [*io.StringIO(text)]  # not splitlines, as a text may hold U+2028
         if not lines or not lines[0].strip().endswith("}"):
             raise ValueError(f"{file} is not JSON: {error}") from error
         yield from _objects(file, columns, _json_lines(file, iter(lines)), "line")
@@ -350,8 +385,10 @@ def _class_names(value: Any, feature: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says nothing: null, NaN, or a text of blanks."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip()
+    """Whether a value says nothing: null, NaN, or a text of blanks and of characters that are not seen."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return all(unicodedata.category(character) in UNSEEN for character in str(value))
 
 
 def refuse_rows(empty: Sequence[str], what: str) -> None:

@@ -29,8 +29,11 @@ def read_answers(value: Any, context: str, offset: int = 0) -> Answers:
     for text, start in _pairs(as_list(value)):
         if is_missing(text):
             continue
+        if not isinstance(text, str | int | float):
+            raise ValueError(f"an answer must be a text, got {text!r:.80}")
         text = str(text)
-        place = _only_place(text, context) if is_missing(start) or int(start) < 0 else int(start) + offset
+        number = _whole(start)
+        place = _only_place(text, context) if number is None or number < 0 else number + offset
         if context[place : place + len(text)] != text:
             raise ValueError(f"the answer {text!r:.80} is not at character {place} of its context")
         found["text"].append(text)
@@ -53,6 +56,18 @@ def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _pairs(each)
     elif not is_missing(value):
         yield value, None
+
+
+def _whole(start: Any) -> int | None:
+    """Where an answer starts, given as a number or as text; None where nothing is given."""
+    if is_missing(start):
+        return None
+    try:
+        if float(start) == int(float(start)):
+            return int(float(start))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"answer_start must be the number of a character, got {start!r:.80}")
 
 
 def _only_place(text: str, context: str) -> int:

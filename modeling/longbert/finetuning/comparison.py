@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from transformers import IntervalStrategy, TrainingArguments
 
 from ..arguments import RunArguments, described, write_config
+from ..data.features import FRAME
 from ..folders import damage, refuse_occupied, written_aside
 from ..publishing import command_line, push_run, write_card
 from .costs import Cost, together
@@ -40,16 +41,35 @@ class ComparisonArguments(RunArguments):
         super().__post_init__()
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
+        if self.max_length is not None and self.max_length <= FRAME:
+            raise ValueError(
+                f"max_length must leave room between [CLS] and [SEP]: at least {FRAME + 1}, got {self.max_length}"
+            )
         if self.resume not in (None, "auto"):
             raise ValueError(f"resume must be auto or left out, got {self.resume!r}")
+
+
+def refuse_names(setting: str, given: Sequence[str], known: Collection[str]) -> None:
+    """Raise `ValueError` where a setting that lists what to compare has none, an unknown one, or one twice."""
+    if not given or any(name not in known for name in given):
+        raise ValueError(f"{setting} must be of {', '.join(known)}, got {', '.join(given) or 'none'}")
+    if len({*given}) < len(given):
+        raise ValueError(f"{setting} must name each once, got {', '.join(given)}")
 
 
 def choosing_the_best(run_args: ComparisonArguments, args: TrainingArguments, metric: Figures) -> dict[str, Any]:
     """The settings of Trainer by which it keeps the best checkpoint and stops early: a figure of the task's metric.
 
     Raises:
-        ValueError: the metric has no such figure, or nothing is evaluated to stop by.
+        ValueError: the metric has no such figure, or nothing is evaluated to choose or to stop by.
     """
+    if args.resume_from_checkpoint:
+        raise ValueError("resume_from_checkpoint is called resume here: auto")
+    if args.load_best_model_at_end and args.eval_strategy == IntervalStrategy.NO:
+        raise ValueError(
+            "load_best_model_at_end=true needs evaluations to choose by: set eval_strategy and save_strategy to "
+            "epoch, or load_best_model_at_end to false"
+        )
     if run_args.early_stopping_patience is not None and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError(
             f"early_stopping_patience={run_args.early_stopping_patience} needs evaluations to stop by: set "

@@ -1,13 +1,13 @@
 """Labelled examples: read from files with the columns that a config names; every row is used, left out or refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 
 from ..arguments import FileArguments, described
-from ..data.files import MissingColumnError, find_files, is_missing, read_records, refuse_rows
+from ..data.files import MissingColumnError, Record, find_files, is_missing, read_records, refuse_rows
 from .labels import MissingValueError
 
 
@@ -55,22 +55,36 @@ def read_examples(
         ValueError: no such file or column, rows that lack what is asked for, or a row that cannot be used.
     """
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+
+    def rows() -> Iterator[Record]:
+        for file in find_files(path):
+            try:
+                for record in read_records(file, list(dict.fromkeys(wanted.values())), arguments):
+                    yield Record(record.place, {ours: record.values[theirs] for ours, theirs in wanted.items()})
+            except MissingColumnError as error:
+                ours = next(ours for ours, theirs in wanted.items() if theirs == error.column)
+                raise ValueError(f"{error}: set {ours}_column") from error
+
+    return parse_rows(path, rows(), parse, arguments)
+
+
+def parse_rows(
+    path: str,
+    rows: Iterable[Record],
+    parse: Callable[[dict[str, Any]], dict[str, Any]],
+    arguments: FileArguments,
+) -> datasets.Dataset:
+    """Examples of rows that have our names already; what `read_examples` says holds here too."""
     examples: list[dict[str, Any]] = []
     lacking: dict[str, list[str]] = {}
-    for file in find_files(path):
+    for row in rows:
         try:
-            for record in read_records(file, list(dict.fromkeys(wanted.values())), arguments):
-                values = {ours: record.values[theirs] for ours, theirs in wanted.items()}
-                try:
-                    named = _named(values, len(examples), record.place)
-                    examples.append({**named, **parse(values)})
-                except MissingValueError as error:
-                    lacking.setdefault(str(error), []).append(record.place)
-                except ValueError as error:
-                    raise ValueError(f"{record.place}: {error}") from error
-        except MissingColumnError as error:
-            ours = next(ours for ours, theirs in wanted.items() if theirs == error.column)
-            raise ValueError(f"{error}: set {ours}_column") from error
+            named = _named(row.values, len(examples), row.place)
+            examples.append({**named, **parse(row.values)})
+        except MissingValueError as error:
+            lacking.setdefault(str(error), []).append(row.place)
+        except ValueError as error:
+            raise ValueError(f"{row.place}: {error}") from error
     for what, places in lacking.items():
         if not arguments.skip_empty:
             refuse_rows(places, what)

@@ -2,8 +2,11 @@
 
 import ast
 import copy
+import io
 import json
+import math
 import re
+import tokenize
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +21,9 @@ NO_VALUE = {"NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "<NA>"}
 WHOLE_NUMBER = re.compile(r"([+-]?)(0|[1-9]\d*)([.,]0+)?")
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 TRUTH = {"true", "false"}
+GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,\d{3})+\.|(?:\.\d{3})+,)\d+")  # 1,234.5 or 1.234,5
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a number with three digits behind a decimal comma
+IGNORED = "-100"  # the label of what transformers does not count
 
 
 class MissingValueError(ValueError):
@@ -33,17 +39,47 @@ def as_list(value: Any) -> Any:
     if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
         return value
     text = value.strip()
-    for parse in (json.loads, ast.literal_eval, lambda text: ast.literal_eval(_without_arrays(text))):
+    for parse in (json.loads, _python_literal):
         try:
             return parse(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError):
             continue
     raise ValueError(f"holds no list that JSON or Python could read: {text!r:.80}")
 
 
-def _without_arrays(text: str) -> str:
-    """NumPy's way of writing arrays, which pandas copies into a csv, as lists."""
-    return re.sub(r"array\((\[[^\]]*\])(?:,\s*dtype=\w+)?\)", r"\1", text)
+def _python_literal(text: str) -> Any:
+    """What Python, NumPy and pandas write into a csv: also arrays, their numbers, nan, and vectors without commas.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    return ast.literal_eval(_WithoutNumPy().visit(ast.parse(_with_commas(text), mode="eval")))
+
+
+class _WithoutNumPy(ast.NodeTransformer):
+    """`array([...], dtype=...)` and `np.int64(...)` as what they hold, `nan` as None."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        is_numpys = ast.unparse(node.func).split(".")[0] in ("array", "np", "numpy")
+        return self.visit(node.args[0]) if is_numpys and len(node.args) == 1 else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(None) if node.id == "nan" else node
+
+
+def _with_commas(text: str) -> str:
+    """A vector as NumPy prints it, `['a' 'b']`, with commas: Python would take it for one text, 'ab'.
+
+    Raises:
+        ValueError: some items have commas between them and others have none.
+    """
+    read = [each for each in tokenize.generate_tokens(io.StringIO(text).readline) if each.string.strip()]
+    items = [each.type in (tokenize.STRING, tokenize.NUMBER, tokenize.NAME) for each in read]
+    starts = [item or each.string in ("+", "-") for item, each in zip(items, read, strict=True)]
+    follows = [False, *(before and start for before, start in zip(items, starts[1:], strict=False))]
+    if any(follows) and any(each.string == "," for each in read):
+        raise ValueError("a comma is missing")
+    return " ".join(f", {each.string}" if after else each.string for each, after in zip(read, follows, strict=True))
 
 
 def label_text(value: Any) -> str:
@@ -52,9 +88,14 @@ def label_text(value: Any) -> str:
 
     Raises:
         MissingValueError: there is none.
+        ValueError: it is neither a text nor a finite number.
     """
     if is_missing(value) or str(value).strip() in NO_VALUE:
         raise MissingValueError("no label")
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"a label must be a text or a number, got {value!r:.80}")
+    if value in (math.inf, -math.inf) or as_number(str(value)) in (math.inf, -math.inf):
+        raise ValueError(f"the label {value} is no finite number")
     if isinstance(value, float) and value != int(value):
         return repr(value)
     text = str(value).strip()
@@ -84,14 +125,34 @@ def read_label(value: Any, separator: str | None = None) -> str | list[str]:
     return [label_text(each) for each in value] if isinstance(value, list | tuple) else label_text(value)
 
 
-def infer_problem_type(values: Sequence[str | list[str]]) -> str:
+def refuse_thousands(cells: Sequence[Any]) -> None:
+    """Raise `ValueError` for numbers with marks of thousands, and for those such as 1,234 where nothing says whether
+    the comma stands before decimals."""
+    for cell in cells:
+        if isinstance(cell, str) and GROUPED.fullmatch(cell.strip()):
+            raise ValueError(f"the label {cell.strip()!r} has marks of thousands: write it without them")
+    numbers = [cell.strip() for cell in cells if isinstance(cell, str) and NUMBER.fullmatch(cell.strip())]
+    grouped = [number for number in numbers if THOUSANDS.fullmatch(number)]
+    if grouped and not any("," in number and not THOUSANDS.fullmatch(number) for number in numbers):
+        number = grouped[0]
+        raise ValueError(
+            f"the label {number!r} may be {number.replace(',', '')} or {number.replace(',', '.')}: write one of these"
+        )
+
+
+def infer_problem_type(values: Sequence[str | list[str]], places: Sequence[str] = ()) -> str:
     """Lists are several labels, numbers with a fraction are regression, anything else is one label.
 
+    Args:
+        places: of the values, for messages.
+
     Raises:
-        ValueError: some are lists and others are not.
+        ValueError: some are lists and others are not, some are numbers with a fraction and some are none, or lists
+            that are neither names nor vectors of 0 and 1.
     """
     lists = sum(isinstance(value, list) for value in values)
     if lists == len(values):
+        _refuse_shares(values, places)
         return MULTI
     if lists:
         raise ValueError(
@@ -99,13 +160,30 @@ def infer_problem_type(values: Sequence[str | list[str]]) -> str:
         )
     numbers = [as_number(str(value)) for value in values]
     fractions = any(number is not None and number != int(number) for number in numbers)
+    if fractions and None in numbers and 2 * numbers.count(None) < len(numbers):
+        first = numbers.index(None)
+        at = f"{places[first]}: " if places else ""
+        raise ValueError(
+            f"{at}{numbers.count(None):,} of {len(values):,} labels are no numbers, such as {values[first]!r}; the "
+            f"others are: mend them, leave them empty and set skip_empty: true, or set problem_type: {SINGLE}"
+        )
     return REGRESSION if fractions and None not in numbers else SINGLE
+
+
+def _refuse_shares(values: Sequence[Any], places: Sequence[str]) -> None:
+    """Raise `ValueError` for vectors of shares, one for each label, which no loss here learns."""
+    numbers = [as_number(label) for value in values for label in value]
+    shares = all(number is not None and 0 <= number <= 1 for number in numbers)
+    if shares and len({len(value) for value in values}) == 1 and any(number not in (0, 1) for number in numbers):
+        at = f"{places[0]}: " if places else ""
+        raise ValueError(f"{at}the label {values[0]} is a vector of shares: write 0 or 1 for each label, or names")
 
 
 def are_multi_hot(values: Sequence[list[str]]) -> bool:
     """Whether lists are vectors of 0 and 1, one number for each label, rather than names of labels."""
     sizes = {len(value) if isinstance(value, list) else 0 for value in values}
-    return len(sizes) == 1 and sizes.pop() > 1 and {label for value in values for label in value} <= {"0", "1"}
+    found = {label for value in values for label in value}
+    return len(sizes) == 1 and sizes.pop() > 1 and (found <= {"0", "1"} or found <= TRUTH)
 
 
 def in_order(labels: set[str]) -> list[str]:
@@ -155,11 +233,12 @@ def agree_on_labels(known: list[str] | None, found: list[str], by_number: bool =
         keeps = are_unnamed(known) and {*found} <= {*numbers}
         labels = numbers if keeps else found
     what = "is trained further, in its own order of labels" if keeps else "is replaced by a new one"
-    print(f"the source's head for {_some(known)} {what}; the data has {_some(found)}")
+    print(f"the source's head for {listed(known)} {what}; the data has {listed(found)}")
     return labels, keeps
 
 
-def _some(labels: list[str]) -> str:
+def listed(labels: list[str]) -> str:
+    """The first ten labels, and how many more there are."""
     return ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
 
 

@@ -19,7 +19,7 @@ from ..training.freezing import select_parameters
 from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
-from .comparison import ComparisonArguments, Run, choosing_the_best, compare
+from .comparison import ComparisonArguments, Run, choosing_the_best, compare, refuse_names
 from .costs import Cost, RunMeter, memory_of
 from .estimates import Estimate, StepTimer, evaluations_of
 from .report import Lines, Report, score
@@ -40,9 +40,7 @@ class FinetuningArguments(ComparisonArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.strategies if name not in STRATEGIES]
-        if unknown or not self.strategies:
-            raise ValueError(f"strategies must be of {', '.join(STRATEGIES)}, got {unknown}")
+        refuse_names("strategies", self.strategies, STRATEGIES)
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 

@@ -150,8 +150,8 @@ class RegressionMetric(Figures):
     primary = "pearson"
     lower_is_better = frozenset({"rmse"})
     figures = {
-        "pearson": lambda truth, found: pearsonr(found, truth).statistic,
-        "spearman": lambda truth, found: spearmanr(found, truth).statistic,
+        "pearson": lambda truth, found: pearsonr(found, truth).statistic if len(truth) > 1 else math.nan,
+        "spearman": lambda truth, found: spearmanr(found, truth).statistic if len(truth) > 1 else math.nan,
         "rmse": root_mean_squared_error,
     }
 

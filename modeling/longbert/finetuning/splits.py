@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .examples import ExampleArguments
+from .examples import ExampleArguments, place_of
 
 
 HELD_OUT = 10  # one of so many parts is held out where no file chooses the best checkpoint
@@ -52,6 +52,7 @@ def make_splits(
     """
     train = read(str(arguments.train_file))
     if arguments.folds:
+        _refuse_repeated(train)
         return _cross_validation(train, _Division(train, targets(train), seed), arguments.folds)
     if arguments.validation_file:
         validation = read(arguments.validation_file)
@@ -61,15 +62,43 @@ def make_splits(
         validation = train.select(held_out)
         train = train.select(sorted({*range(len(train))} - {*held_out}))
     test = read(arguments.test_file) if arguments.test_file else validation
+    _refuse_repeated(test)
+    if arguments.group_column:
+        _refuse_shared_groups(train, validation, "validation_file")
+        _refuse_shared_groups(train, test, "test_file")
     return [Split("", train, validation, test)]
+
+
+def _refuse_repeated(tested: datasets.Dataset) -> None:
+    """Raise `ValueError` where two examples have one id: predictions of an id are those of one example."""
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(tested["id"]):
+        if name in numbers:
+            first, second = (place_of(tested[each]) for each in (numbers[name], number))
+            raise ValueError(
+                f"{second} has the id {name!r}, as has {first}: give each example to test on an id of its own, or "
+                "leave id_column out"
+            )
+        numbers[name] = number
+
+
+def _refuse_shared_groups(train: datasets.Dataset, other: datasets.Dataset, name: str) -> None:
+    """Raise `ValueError` where examples of one group lie on both sides."""
+    shared = {*train["group"]} & {*other["group"]}
+    if shared:
+        first = next(number for number, group in enumerate(other["group"]) if group in shared)
+        raise ValueError(
+            f"{place_of(other[first])} is of the group {other[first]['group']!r}, of which train_file has examples, "
+            f"as of {len(shared):,} groups of {name}: leave them out of one, or leave group_column out"
+        )
 
 
 def _cross_validation(examples: datasets.Dataset, division: "_Division", number: int) -> list[Split]:
     """Fold k is the test set and fold k + 1 the validation set of division k."""
     parts = division.parts(number)
-    rare = sorted(label for label, count in division.counts.items() if count < 2)
-    if rare:
-        print(f"{', '.join(rare)}: one example each, tested by models that have never seen the label")
+    unseen = division.unseen(parts)
+    if unseen:
+        print(f"{', '.join(unseen)}: some examples are tested by models that have never seen the label")
 
     def part(*folds: int) -> datasets.Dataset:
         return examples.select(sorted(index for fold in folds for index in parts[fold]))
@@ -150,6 +179,13 @@ class _Division:
                 "name validation_file, or give these labels more examples"
             )
         return sorted(fitting[0])
+
+    def unseen(self, parts: list[list[int]]) -> list[str]:
+        """The labels that are nowhere but in a part and the next, which are left out of training together."""
+        pairs = zip(parts, [*parts[1:], *parts[:1]], strict=True)
+        inside = ({label for index in part for label in self.labels[index]} for part in parts) if self.labels else ()
+        lost = ({*self._lost([*part, *after])} for part, after in pairs)
+        return sorted(set().union(*(there & gone for there, gone in zip(inside, lost, strict=False))))
 
     def _lost(self, part: list[int]) -> list[str]:
         """The labels that are nowhere but in a part."""

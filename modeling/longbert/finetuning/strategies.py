@@ -68,7 +68,15 @@ class Reader:
 
         Args:
             max_length: what `long` reads; by default all that the extended model reaches.
+
+        Raises:
+            ValueError: that is more than it reaches.
         """
         reach = source.config.max_position_embeddings
-        in_all = min(max_length or reach, reach)
+        if (max_length or 0) > reach:
+            raise ValueError(
+                f"max_length={max_length}, and the model reaches {reach}: set max_length to at most that, or a "
+                "greater max_position_embeddings"
+            )
+        in_all = max_length or reach
         return cls(strategy, in_all if strategy.extended else source.native.pretrained_positions, in_all)

@@ -10,6 +10,7 @@ from .report import Lines, Report, column, difference
 
 
 FEW = 0.1  # of the texts; if no more are longer than the source reads, little can be gained
+TOO_FEW = 10  # test examples; intervals that are drawn from fewer are far too narrow
 OUT_OF_REACH = 100  # times as many examples: a difference that small is none
 
 
@@ -39,7 +40,7 @@ class Lead:
 def verdict(report: Report) -> str:
     """One paragraph: who wins, by how much, whether the intervals allow to say so, what it cost, and what to do."""
     ranked = ranking(report)
-    sentences = [*_unscored(report, ranked), *_standing(report, ranked)]
+    sentences = [*_unscored(report, ranked), *_standing(report, ranked), *_too_few(report)]
     sentences += [*_guessing(report, ranked), *_past_the_source(report, ranked), *_long_texts(report, ranked)]
     sentences += [*_costs(report), _next(report, ranked)]
     return " ".join(sentences)
@@ -91,6 +92,15 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
             f"{'the difference holds' if len(close) == 1 else 'each difference holds'} 0."
         )
     return sentences
+
+
+def _too_few(report: Report) -> list[str]:
+    examples = len({*column(report.results[report.first], "id")})
+    if examples >= TOO_FEW:
+        return []
+    return [
+        f"So few test examples ({examples:,}) show nothing, whatever their intervals say: name a larger test_file."
+    ]
 
 
 def _on_examples(lines: Lines) -> str:

@@ -27,7 +27,11 @@ def select_parameters(model: LongBertPreTrainedModel, train_only: list[str]) -> 
     if train_only != ["all"]:
         named = dict(model.named_parameters())
         for expression in train_only:
-            if not any(re.search(expression, name) for name in named):
+            try:
+                matches = any(re.search(expression, name) for name in named)
+            except re.error as error:
+                raise ValueError(f"train_only: {expression!r} is no regular expression: {error}") from error
+            if not matches:
                 raise ValueError(
                     f"train_only: {expression!r} names no parameter. There are 'all', 'positions', or expressions for "
                     f"names such as {', '.join(list(named)[:4])}, ..."

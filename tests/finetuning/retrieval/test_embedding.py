@@ -170,7 +170,7 @@ def test_queries_are_ranked_in_their_group_and_know_where_their_evidence_stands(
         ({"document": "tin"}, "query 'q-water': there is no document 'tin'"),
         ({"evidence": 10_000}, "query 'q-water': evidence must be a character of its document, 0 to "),
         ({"id": "q-gold"}, "queries.jsonl, line 12: the id 'q-gold' is there twice"),
-        ({"text": " "}, "id 'q-water' has an empty text"),
+        ({"text": " "}, "1 rows have no text .*queries.jsonl, line 12.*skip_empty"),
         ({"query_column": "question"}, "not 'question': set query_column"),
         ({"train": ["positions"], "max_position_embeddings": 64}, "stores 64: use 'learned-extended'"),
         ({"train": ["some"]}, "train must be of none, positions, all, got"),

@@ -1,6 +1,5 @@
 """Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...arguments import FileArguments, described
+from ...data.files import is_missing, read_objects, refuse_rows
 from ...folders import resolve_path
 from ...proof import position_buckets
 from ..examples import as_text, read_examples
@@ -158,13 +158,16 @@ def hold_out(
     return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, source_length)
 
 
-def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, source_length: int) -> Retrieval:
+def read_retrieval(
+    folder: str, tokenizer: PreTrainedTokenizerBase, source_length: int, settings: FileArguments | None = None
+) -> Retrieval:
     """Read a test: `corpus.jsonl` with `id`, `text` and perhaps `group`; `queries.jsonl` with `id`, `text`, `document`
     (an id, or a list of them) and perhaps `evidence`, the character of the first document at which it begins.
 
     Args:
         source_length: tokens that the source reads; without groups, figures are split by documents of up to so
             many, twice as many, four times, ...
+        settings: how the files are read; by default as UTF-8, in which no text is empty.
 
     Raises:
         ValueError: a line without a column, an id that is unknown or there twice, evidence outside its document, or
@@ -172,29 +175,34 @@ def read_retrieval(folder: str, tokenizer: PreTrainedTokenizerBase, source_lengt
         OSError: no such files.
     """
     folder = resolve_path(folder)
-    corpus = _read_lines(Path(folder, "corpus.jsonl"), ("id", "text"))
-    queries = _read_lines(Path(folder, "queries.jsonl"), ("id", "text", "document"))
+    settings = settings or FileArguments()
+    corpus = _read_lines(Path(folder, "corpus.jsonl"), ("id", "text"), settings)
+    queries = _read_lines(Path(folder, "queries.jsonl"), ("id", "text", "document"), settings)
     return _retrieval(folder, corpus, queries, tokenizer, source_length)
 
 
-def _read_lines(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read_lines(file: Path, columns: tuple[str, ...], settings: FileArguments) -> list[dict[str, Any]]:
     """The objects of a jsonl file, their ids as text."""
-    lines, seen = [], set()
-    for number, text in enumerate(file.read_text("utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
-        for column in columns:
-            if column not in line:
-                raise ValueError(f"{file}, line {number} has no {column!r}: each line needs {', '.join(columns)}")
+    lines: list[dict[str, Any]] = []
+    places: dict[str, str] = {}
+    lacking: dict[str, list[str]] = {}
+    for record in read_objects(file, columns, settings):
+        line, place = record.values, record.place
+        lacks = [name for name in columns if is_missing(line[name]) or line[name] == []]
+        if lacks:
+            lacking.setdefault(" and ".join(f"no {name}" for name in lacks), []).append(place)
+            continue
         line["id"] = str(line["id"])
-        if line["id"] in seen:
-            raise ValueError(f"{file}, line {number}: the id {line['id']!r} is there twice")
-        if not isinstance(line["text"], str) or not line["text"].strip():
-            raise ValueError(f"{file}, id {line['id']!r} has an empty text: {line['text']!r}")
-        seen.add(line["id"])
+        if line["id"] in places:
+            raise ValueError(f"{place}: the id {line['id']!r} is there twice, first in {places[line['id']]}")
+        if not isinstance(line["text"], str):
+            raise ValueError(f"{place}: text must be a text, got {line['text']!r:.80}")
+        places[line["id"]] = place
         lines.append(line)
+    for what, lacked in lacking.items():
+        if not settings.skip_empty:
+            refuse_rows(lacked, what)
+        print(f"{file}: {len(lacked):,} rows with {what} are left out")
     if not lines:
         raise ValueError(f"{file} is empty")
     return lines
@@ -245,7 +253,7 @@ def _evidence(where: str, query: dict[str, Any], text: str, tokens: Any) -> int 
     start = query.get("evidence")
     if start is None:
         return None
-    if not isinstance(start, int) or not 0 <= start < len(text):
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < len(text):
         raise ValueError(
             f"{where}, query {query['id']!r}: evidence must be a character of its document, 0 to {len(text) - 1}, got "
             f"{start!r}"

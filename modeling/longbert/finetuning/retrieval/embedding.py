@@ -24,7 +24,7 @@ from ...source import Source
 from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ...training.resuming import find_checkpoint
-from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost
+from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
 from ..costs import Cost, RunMeter, memory_of
 from ..estimates import Estimate, StepTimer, evaluations_of
 from ..metrics import Figures, RetrievalMetric
@@ -64,9 +64,7 @@ class EmbeddingArguments(ComparisonArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, given, known in (("strategies", self.strategies, WAYS), ("train", self.train, TRAINED)):
-            unknown = [each for each in given if each not in known]
-            if unknown or not given:
-                raise ValueError(f"{name} must be of {', '.join(known)}, got {unknown}")
+            refuse_names(name, given, known)
         if self.position_sampling not in ("none", "offset"):
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
         if self.train_baselines and self.strategies[0] != "long":
@@ -351,7 +349,7 @@ def run_embedding(
     source = Source.of(model_args)
     source_length = source.native.pretrained_positions
     encoder = load_encoder(source)
-    test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, source_length)
+    test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, source_length, retrieval_args)
     pairs, validation = datasets.Dataset.from_list([]), None
     if any(row.trains for row in rows):
         pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
@@ -409,5 +407,6 @@ def _training_examples(
             "set position_sampling to offset, or train on longer documents"
         )
     if retrieval_args.validation_folder:
-        return pairs, read_retrieval(retrieval_args.validation_folder, encoder.tokenizer, source_length)
+        folder = retrieval_args.validation_folder
+        return pairs, read_retrieval(folder, encoder.tokenizer, source_length, retrieval_args)
     return hold_out(pairs, encoder.tokenizer, source_length) if args.eval_strategy != "no" else (pairs, None)

@@ -27,7 +27,9 @@ from ..labels import (
     infer_labels,
     infer_problem_type,
     label_index,
+    listed,
     read_label,
+    refuse_thousands,
     with_labels,
 )
 from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
@@ -52,22 +54,30 @@ class ClassificationArguments(ExampleArguments):
 def read_documents(path: str, arguments: ClassificationArguments) -> datasets.Dataset:
     """Read a file of examples as `id`, `place`, `text`, `label`: a text, or a list of them."""
     columns = {"text": arguments.text_column, "label": arguments.label_column, **named_columns(arguments)}
+    cells = []
 
     def parse(values: dict[str, Any]) -> dict[str, Any]:
         label = read_label(values["label"], arguments.label_separator)
+        cells.append(values["label"])
         return {"text": as_text(values["text"], "text"), "label": label}
 
-    return read_examples(path, columns, parse, arguments)
+    examples = read_examples(path, columns, parse, arguments)
+    try:
+        refuse_thousands(cells)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return examples
 
 
 def targets_of(examples: datasets.Dataset, problem_type: str | None) -> list[Any]:
     """What is spread evenly over training and test: the labels, or the numbers of a regression."""
     labels = examples["label"][:]
-    if (problem_type or infer_problem_type(labels)) == REGRESSION:
+    if (problem_type or infer_problem_type(labels, examples["place"][:])) == REGRESSION:
         return [as_number(label) or 0.0 for label in labels]
     return labels
 
 
+VECTOR = {"0": 0, "1": 1, "false": 0, "true": 1}  # what a vector of labels holds
 METRICS: dict[str, type[Figures]] = {
     SINGLE: SingleLabelMetric,
     MULTI: MultiLabelMetric,
@@ -132,11 +142,13 @@ class Classification(DocumentTask):
         problem_type = problem_type or infer_problem_type(values)
         known = source.labels(cls.model_class)
         if problem_type == REGRESSION:
+            print(f"{problem_type}: the labels are numbers")
             labels, keeps_head = agree_on_labels(known, ["value"], by_number=True)
             return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head)
         multi_hot = problem_type == MULTI and are_multi_hot(values)
         found = [f"LABEL_{number}" for number in range(len(values[0]))] if multi_hot else infer_labels(values)
         labels, keeps_head = agree_on_labels(known, found, by_number=multi_hot)
+        print(f"{problem_type} of {len(labels):,} labels: {listed(labels)}")
         return cls(source.tokenizer, labels, problem_type, batch_size, keeps_head, multi_hot)
 
     def tokenize(self, examples: datasets.Dataset, at_once: int) -> datasets.Dataset:
@@ -178,11 +190,12 @@ class Classification(DocumentTask):
         if not self.multi_hot:
             chosen = {label_index(self.labels, place, label) for label in labels}
             return [float(number in chosen) for number in range(len(self.labels))]
-        if len(labels) != len(self.labels) or {*labels} - {"0", "1"}:
+        numbers = [VECTOR.get(label) for label in labels]
+        if len(labels) != len(self.labels) or None in numbers:
             raise ValueError(
                 f"{place} has the label {labels}: others have a vector of {len(self.labels)} numbers, 0 or 1 each"
             )
-        return [float(label) for label in labels]
+        return [float(number) for number in numbers if number is not None]
 
     def configure(self, config: LongBertConfig) -> LongBertConfig:
         """With labels, and the problem that sets the loss."""

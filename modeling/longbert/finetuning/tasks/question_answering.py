@@ -23,12 +23,12 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from ...arguments import described
 from ...configuration_longbert import LongBertConfig
 from ...data.features import PAIR_FRAME, framed
-from ...data.files import find_files, kind_of, read_text
+from ...data.files import Record, find_files, is_missing, kind_of, read_text
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForQuestionAnswering
 from ...source import Source
 from ..answers import read_answers
-from ..examples import ExampleArguments, as_text, named_columns, place_of, read_examples
+from ..examples import ExampleArguments, as_text, named_columns, parse_rows, place_of, read_examples
 from ..metrics import Figures, SpanMetric
 from ..pieces import Outputs, Row, piece_starts
 from ..report import decided_within
@@ -71,16 +71,22 @@ def read_questions(path: str, arguments: QuestionAnsweringArguments) -> datasets
     """Read SQuAD's json, or a file with columns, as `id`, `place`, `question`, `context`, `answers`."""
     files = find_files(path)
     articles = {file: _articles(file, arguments) for file in files}
-    if None not in articles.values():
-        questions = [_squad(file, found or [], arguments.merge_articles) for file, found in articles.items()]
-        return datasets.Dataset.from_list([*chain(*questions)])
-    names = ("question", "context", "answers")
-    columns = {**{name: getattr(arguments, f"{name}_column") for name in names}, **named_columns(arguments)}
 
     def parse(values: dict[str, Any]) -> dict[str, Any]:
         question, context = (as_text(values[name], name) for name in ("question", "context"))
-        return {"question": question, "context": context, "answers": read_answers(values["answers"], context)}
+        answers = read_answers(values["answers"], context, values.get("offset", 0))
+        if values.get("is_impossible") and answers["text"]:
+            raise ValueError(f"is_impossible, but it has the answer {answers['text'][0]!r:.80}: leave out one of them")
+        return {"question": question, "context": context, "answers": answers}
 
+    if None not in articles.values():
+        rows = (_squad(file, found or [], arguments.merge_articles) for file, found in articles.items())
+        return parse_rows(path, chain.from_iterable(rows), parse, arguments)
+    for file, found in articles.items():
+        if found is not None:
+            raise ValueError(f"{file} is SQuAD's json, and other files at {path} are not: read them apart")
+    names = ("question", "context", "answers")
+    columns = {**{name: getattr(arguments, f"{name}_column") for name in names}, **named_columns(arguments)}
     return read_examples(path, columns, parse, arguments)
 
 
@@ -97,33 +103,49 @@ def _articles(file: Path, arguments: QuestionAnsweringArguments) -> list[dict] |
     return articles if isinstance(first, dict) and "paragraphs" in first else None
 
 
-def _squad(file: Path, articles: list[dict], merge: bool) -> Iterator[dict[str, Any]]:
-    for article in articles:
-        whole = "\n".join(paragraph["context"] for paragraph in article["paragraphs"])
+def _squad(file: Path, articles: list[dict], merge: bool) -> Iterator[Record]:
+    """The questions of SQuAD's json; `offset` is where a paragraph begins in its context."""
+    for number, article in enumerate(articles, start=1):
+        place = f"{file}, article {number}"
+        paragraphs = _part(article, "paragraphs", list, place)
+        texts = [_part(paragraph, "context", str, place) for paragraph in paragraphs]
+        title = article.get("title")
         start = 0
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
-                place = f"{file}, question {question['id']}"
-                context = whole if merge else paragraph["context"]
-                answers = None if question.get("is_impossible") else question.get("answers")
-                try:
-                    yield {
-                        "id": str(question["id"]),
-                        "place": place,
-                        "group": str(article.get("title", "")),
-                        "question": as_text(question["question"], "question"),
-                        "context": as_text(context, "context"),
-                        "answers": read_answers(answers, context, start * merge),
-                    }
-                except ValueError as error:
-                    raise ValueError(f"{place}: {error}") from error
-            start += len(paragraph["context"]) + 1
+        for paragraph, text in zip(paragraphs, texts, strict=True):
+            for question in _part(paragraph, "qas", list, place):
+                values = {
+                    "group": place if is_missing(title) else str(title),
+                    "question": _part(question, "question", object, place),
+                    "context": "\n".join(texts) if merge else text,
+                    "answers": question.get("answers"),
+                    "is_impossible": question.get("is_impossible"),
+                    "offset": start * merge,
+                }
+                if "id" in question:
+                    values["id"] = question["id"]
+                named = f"{file}, question {question['id']}" if "id" in question else place
+                yield Record(named, values)
+            start += len(text) + 1
+
+
+def _part(content: Any, name: str, kind: type, place: str) -> Any:
+    """What an object of SQuAD's json has by that name.
+
+    Raises:
+        ValueError: it lacks it, or is no object.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get(name), kind) or name not in content:
+        raise ValueError(f"{place}: {content!r:.80} has no {name!r}, as SQuAD's json has it")
+    return content[name]
 
 
 def _answer_lengths(tokenizer: PreTrainedTokenizerBase, splits: list[Split]) -> list[int]:
     """Tokens of every answer to train on."""
-    texts = {text for split in splits for answers in split.train["answers"] for text in answers["text"]}
-    return [len(ids) for ids in tokenizer([*texts], add_special_tokens=False)["input_ids"]] if texts else []
+    texts = [text for split in splits for answers in split.train["answers"] for text in answers["text"]]
+    different = [*dict.fromkeys(texts)]
+    ids = tokenizer(different, add_special_tokens=False)["input_ids"] if texts else []
+    lengths = dict(zip(different, map(len, ids), strict=True))
+    return [lengths[text] for text in texts]
 
 
 @dataclass
@@ -189,11 +211,21 @@ class QuestionAnswering(PieceTask):
                 "ends": [end for _, end in spans],
                 "length": len(question) + len(context["input_ids"]) + PAIR_FRAME,
             }
+            self._refuse_unread(row | encoded)
             self._refuse_cut(row | encoded)
             self._refuse_crowded(place_of(row), at_once - len(question) - PAIR_FRAME)
             return encoded
 
         return examples.map(tokens, desc="tokenizing")
+
+    def _refuse_unread(self, example: dict[str, Any]) -> None:
+        """What the tokenizer leaves nothing of cannot be asked, read or found."""
+        answers = example["answers"]
+        unread = [name for name in ("question", "context") if not example[f"{name}_ids"]]
+        unread += ["answer"] if answers["text"] and not self._covering(example) else []
+        if unread:
+            text = answers["text"][0] if unread[0] == "answer" else example[unread[0]]
+            raise ValueError(f"{place_of(example)}: the tokenizer can read nothing of its {unread[0]}, {text!r:.80}")
 
     def _refuse_cut(self, example: dict[str, Any]) -> None:
         begin, end = self._answer_tokens(example) or (0, 0)
@@ -227,17 +259,22 @@ class QuestionAnswering(PieceTask):
     @staticmethod
     def _answer_tokens(example: dict[str, Any]) -> tuple[int, int] | None:
         """The first and last context token of the first answer."""
-        answers = example["answers"]
-        if not answers["text"]:
+        if not example["answers"]["text"]:
             return None
+        inside = QuestionAnswering._covering(example)
+        return inside[0], inside[-1]
+
+    @staticmethod
+    def _covering(example: dict[str, Any]) -> list[int]:
+        """The context tokens of the first answer."""
+        answers = example["answers"]
         begin = answers["answer_start"][0]
         end = begin + len(answers["text"][0])
-        inside = [
+        return [
             index
             for index, (left, right) in enumerate(zip(example["begins"], example["ends"], strict=True))
             if left < end and right > begin
         ]
-        return inside[0], inside[-1]
 
     def loss(
         self,

@@ -26,13 +26,26 @@ from ...modeling_longbert import LongBertForTokenClassification
 from ...source import Source
 from ..entities import OUTSIDE, beginning_within, first_malformed, mark_entities, scheme_of, to_iob2
 from ..examples import ExampleArguments, named_columns, place_of, read_examples
-from ..labels import MissingValueError, agree_on_labels, as_list, infer_labels, label_index, label_text, with_labels
+from ..labels import (
+    IGNORED,
+    MissingValueError,
+    agree_on_labels,
+    as_list,
+    infer_labels,
+    label_index,
+    label_text,
+    listed,
+    with_labels,
+)
 from ..metrics import EntityMetric, Figures, WordMetric
 from ..pieces import Outputs, Row, decided_tokens, overlapping, piece_starts
 from ..splits import Split
 from ..strategies import Reader
 from ..words import splitter_of
 from .task import PieceTask
+
+
+FOUND_AGAIN = 0.5  # of the words; below that a tagger reads other words than it was trained on
 
 
 @dataclass(kw_only=True)
@@ -56,7 +69,13 @@ def read_words(path: str, arguments: TokenClassificationArguments) -> datasets.D
         words, labels = (_each(values[name], name) for name in ("words", "labels"))
         if len(words) != len(labels):
             raise ValueError(f"{len(words)} words and {len(labels)} labels: every word must have one label")
-        return {"words": [str(word) for word in words], "labels": [label_text(label) for label in labels]}
+        names = [label_text(label) for label in labels]
+        if IGNORED in names:
+            raise ValueError(
+                f"word {names.index(IGNORED)} has the label {IGNORED}, by which transformers leaves tokens out: give "
+                "words as they were before they were tokenized, each with its label"
+            )
+        return {"words": [str(word) for word in words], "labels": names}
 
     return read_examples(path, columns, parse, arguments)
 
@@ -114,9 +133,19 @@ class TokenClassification(PieceTask):
         counts = Counter(label for labels in values for label in labels)
         unread = OUTSIDE if OUTSIDE in counts else counts.most_common(1)[0][0]
         scheme = scheme_of(values) if mark_entities(names) else ""
-        splitter, share = splitter_of([words for split in splits for words in split.train["words"]])
+        scored = f"whole entities in {scheme}" if scheme else "single words, as the labels are not B-X, I-X and O"
+        print(f"{len(names):,} labels: {listed(names)}; what is scored is {scored}")
+        words = [words for split in splits for words in split.train["words"]]
+        if all(len(each) == 1 for each in words):
+            raise ValueError(
+                "every document to train on has one word: a row is a document, with the list of all its words and of "
+                "their labels"
+            )
+        splitter, share = splitter_of(words)
+        few = "; it will not find what these labels mark: split words as a text can be split" * (share < FOUND_AGAIN)
         print(
             f"`longbert predict` will split texts at {splitter}, which finds {share:.1%} of the training words again"
+            + few
         )
         return cls(source.tokenizer, names, unread, stride, batch_size, keeps_head, scheme, splitter)
 
