@@ -25,6 +25,8 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from more, and wait for ea
 
 N = 16  # rows of the tiny BERTs' tables
 LONG = 40  # a length past them, and no multiple of anything that an init tiles by
+# a worker runs whole files: the longest ones begin first, or one worker ends minutes after the other
+LONGEST = ("test_hub", "test_attention", "test_resume", "test_masks", "test_finetuning", "test_predicting", "test_cli")
 TINY = {
     "vocab_size": 100,
     "hidden_size": 32,
@@ -70,6 +72,11 @@ KEEPING = {
     for name, settings in EVERYTHING.items()
     if name not in ("sinusoidal", "learned-extended-interpolate")
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, each whole."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def table(name: str, values: dict) -> pytest.MarkDecorator:

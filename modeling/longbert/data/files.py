@@ -303,7 +303,7 @@ def read_objects(file: Path, columns: Sequence[str], settings: FileArguments) ->
                         raise ValueError(f"{place} has no {column!r}: each line needs {', '.join(columns)}")
                 yield Record(place, content)
     except UnicodeDecodeError as error:
-        raise ValueError(_wrong_encoding(file, error.encoding)) from error
+        raise ValueError(wrong_encoding(file, error.encoding)) from error
 
 
 def _jsonl_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
