@@ -8,8 +8,8 @@ import sys
 from transformers import TrainingArguments
 
 from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
+from longbert.finetuning.examples.splits import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.finetuning.splits import make_splits
 from longbert.finetuning.tasks.question_answering import QuestionAnswering, QuestionAnsweringArguments, read_questions
 from longbert.source import Source
 from longbert.training.safety import DivergedError

@@ -321,10 +321,10 @@ def run_predict(arguments: argparse.Namespace) -> int:
     """The exit status is 1 where files could not be read; the others are predicted all the same."""
     import datasets
 
-    from .finetuning.archive import Archive, to_stderr
-    from .finetuning.best import find_model
-    from .finetuning.predicting import predict_texts, predictor_of
-    from .finetuning.shards import predict_shards, processes, settings_of
+    from .finetuning.applying.archive import Archive, to_stderr
+    from .finetuning.applying.best import find_model
+    from .finetuning.applying.predicting import predict_texts, predictor_of
+    from .finetuning.applying.shards import predict_shards, processes, settings_of
     from .source import load_whole
 
     datasets.disable_progress_bars()
@@ -360,7 +360,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 def _shards(arguments: argparse.Namespace) -> Any:
     """The folder of shards that is asked for; None where lines are printed."""
-    from .finetuning.shards import JSONL, SIZE, Shards
+    from .finetuning.applying.shards import JSONL, SIZE, Shards
 
     if arguments.out is None and (arguments.format or arguments.shard_size):
         raise ValueError("--format and --shard-size are those of the results' folder: name it, --out FOLDER")
@@ -417,8 +417,8 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
 def run_explain(arguments: argparse.Namespace) -> int:
     import datasets
 
-    from .finetuning.explaining import explain, in_words, one_text
-    from .finetuning.page import render
+    from .finetuning.applying.explaining import explain, in_words, one_text
+    from .finetuning.applying.page import render
     from .source import load_whole
 
     datasets.disable_progress_bars()

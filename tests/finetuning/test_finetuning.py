@@ -25,13 +25,13 @@ from longbert import (
 )
 from longbert.arguments import ModelArguments, parse_config
 from longbert.cli import main
-from longbert.finetuning import metrics
-from longbert.finetuning.labels import infer_labels
+from longbert.finetuning.examples.labels import infer_labels
+from longbert.finetuning.examples.splits import make_splits
 from longbert.finetuning.loop import FinetuningArguments
-from longbert.finetuning.report import length_histogram
+from longbert.finetuning.results import metrics
+from longbert.finetuning.results.report import length_histogram
 from longbert.finetuning.retrieval.collection import RetrievalArguments
 from longbert.finetuning.retrieval.embedding import EmbeddingArguments
-from longbert.finetuning.splits import make_splits
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.finetuning.tasks.classification import ClassificationArguments, read_documents
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments

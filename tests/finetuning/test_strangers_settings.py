@@ -10,10 +10,10 @@ from transformers import TrainingArguments
 from longbert.arguments import ModelArguments, from_settings
 from longbert.finetuning.comparison import choosing_the_best
 from longbert.finetuning.loop import FinetuningArguments
-from longbert.finetuning.metrics import RegressionMetric, SingleLabelMetric
-from longbert.finetuning.report import Report
+from longbert.finetuning.results.metrics import RegressionMetric, SingleLabelMetric
+from longbert.finetuning.results.report import Report
+from longbert.finetuning.results.verdict import verdict
 from longbert.finetuning.strategies import STRATEGIES, Reader
-from longbert.finetuning.verdict import verdict
 from longbert.source import Source
 from longbert.training.freezing import select_parameters
 

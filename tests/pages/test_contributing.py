@@ -15,9 +15,9 @@ from longbert import POSITION_INITS, POSITION_TYPES, LongBertConfig, LongBertMod
 from longbert.arguments import ModelArguments
 from longbert.cli import main
 from longbert.families import FAMILIES
+from longbert.finetuning.examples.splits import Split
 from longbert.finetuning.loop import FinetuningArguments, run_task
-from longbert.finetuning.metrics import interval_of
-from longbert.finetuning.splits import Split
+from longbert.finetuning.results.metrics import interval_of
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.finetuning.tasks.task import Task
 from longbert.source import Source

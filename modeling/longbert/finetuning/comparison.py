@@ -14,11 +14,11 @@ from ..arguments import RunArguments, described, write_config
 from ..data.features import FRAME
 from ..folders import damage, refuse_occupied, written_aside
 from ..publishing import command_line, push_run, write_card
-from .costs import Cost, together
-from .estimates import Estimate, estimate_table
-from .metrics import Figures
-from .report import Lines, Report, length_histogram
-from .verdict import verdict
+from .results.costs import Cost, together
+from .results.estimates import Estimate, estimate_table
+from .results.metrics import Figures
+from .results.report import Lines, Report, length_histogram
+from .results.verdict import verdict
 
 
 COST = "cost.json"  # beside a run's predictions

@@ -20,10 +20,10 @@ from ..training.memory import checkpoint_activations, peak_memory, reset_peak_me
 from ..training.resuming import find_checkpoint
 from ..training.trainer import LongTrainer
 from .comparison import ComparisonArguments, Run, choosing_the_best, compare, refuse_names
-from .costs import Cost, RunMeter, memory_of
-from .estimates import Estimate, StepTimer, evaluations_of
-from .report import Lines, Report, score
-from .splits import Split
+from .examples.splits import Split
+from .results.costs import Cost, RunMeter, memory_of
+from .results.estimates import Estimate, StepTimer, evaluations_of
+from .results.report import Lines, Report, score
 from .strategies import STRATEGIES, Reader
 from .tasks.task import Task
 

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from longbert import LongBertModel
 from longbert.arguments import ModelArguments
-from longbert.finetuning.metrics import RetrievalMetric
+from longbert.finetuning.results.metrics import RetrievalMetric
 from longbert.finetuning.retrieval.collection import read_retrieval
 from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
 from longbert.finetuning.retrieval.encoders import WAYS, Reading, exchange_model, load_encoder, read

@@ -13,7 +13,7 @@ from processes import run
 from transformers import AutoTokenizer, BertForPreTraining
 
 from longbert import LongBertForMultipleChoice
-from longbert.finetuning.metrics import ChoiceMetric
+from longbert.finetuning.results.metrics import ChoiceMetric
 from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.multiple_choice import (
     ChunkPoolForMultipleChoice,

@@ -22,10 +22,10 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from longbert.arguments import ModelArguments
 from longbert.data.batches import Phase, TrainingPlan
 from longbert.data.features import FRAME, IGNORE_INDEX
-from longbert.finetuning.entities import beginning_within
-from longbert.finetuning.metrics import EntityMetric, WordMetric, interval_of
+from longbert.finetuning.examples.entities import beginning_within
+from longbert.finetuning.examples.splits import Split
 from longbert.finetuning.pieces import decided_tokens, overlapping
-from longbert.finetuning.splits import Split
+from longbert.finetuning.results.metrics import EntityMetric, WordMetric, interval_of
 from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.token_classification import (
     TokenClassification,

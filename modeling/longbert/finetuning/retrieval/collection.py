@@ -12,8 +12,8 @@ from ...arguments import FileArguments, described
 from ...data.files import is_missing, read_objects, refuse_rows
 from ...folders import resolve_path
 from ...proof import position_buckets
-from ..examples import as_text, read_examples
-from ..report import Lines
+from ..examples.reading import as_text, read_examples
+from ..results.report import Lines
 
 
 RANKED = 10  # documents kept of a ranking, as many as the figures look at

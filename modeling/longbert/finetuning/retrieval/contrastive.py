@@ -9,8 +9,8 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from ...training.safety import SafeTrainer
-from ..metrics import Figures
-from ..report import score
+from ..results.metrics import Figures
+from ..results.report import score
 from .collection import Retrieval
 from .encoders import KINDS, Way, read
 

@@ -25,10 +25,10 @@ from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ...training.resuming import find_checkpoint
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
-from ..costs import Cost, RunMeter, memory_of
-from ..estimates import Estimate, StepTimer, evaluations_of
-from ..metrics import Figures, RetrievalMetric
-from ..report import Lines, Report, decided_within
+from ..results.costs import Cost, RunMeter, memory_of
+from ..results.estimates import Estimate, StepTimer, evaluations_of
+from ..results.metrics import Figures, RetrievalMetric
+from ..results.report import Lines, Report, decided_within
 from ..strategies import Reader, Strategy
 from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator

@@ -16,8 +16,7 @@ from ...data.features import FRAME, framed
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForSequenceClassification
 from ...source import Source
-from ..examples import ExampleArguments, as_text, named_columns, read_examples
-from ..labels import (
+from ..examples.labels import (
     MULTI,
     REGRESSION,
     SINGLE,
@@ -32,9 +31,10 @@ from ..labels import (
     refuse_thousands,
     with_labels,
 )
-from ..metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
+from ..examples.reading import ExampleArguments, as_text, named_columns, read_examples
+from ..examples.splits import Split
 from ..pieces import Outputs, Row
-from ..splits import Split
+from ..results.metrics import Figures, MultiLabelMetric, RegressionMetric, SingleLabelMetric
 from ..strategies import Reader
 from .task import DocumentTask
 

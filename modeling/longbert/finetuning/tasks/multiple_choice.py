@@ -24,10 +24,10 @@ from ...data.features import PAIR_FRAME, framed
 from ...data.files import is_missing
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForMultipleChoice
-from ..examples import ExampleArguments, as_text, named_columns, place_of, read_examples
-from ..labels import MissingValueError, as_list, label_text
-from ..metrics import ChoiceMetric, Figures
+from ..examples.labels import MissingValueError, as_list, label_text
+from ..examples.reading import ExampleArguments, as_text, named_columns, place_of, read_examples
 from ..pieces import Outputs, PieceCollator, Row
+from ..results.metrics import ChoiceMetric, Figures
 from ..strategies import Reader
 from .task import DocumentTask
 

@@ -27,12 +27,12 @@ from ...data.files import Record, find_files, is_missing, kind_of, read_text
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForQuestionAnswering
 from ...source import Source
-from ..answers import read_answers
-from ..examples import ExampleArguments, as_text, named_columns, parse_rows, place_of, read_examples
-from ..metrics import Figures, SpanMetric
+from ..examples.answers import read_answers
+from ..examples.reading import ExampleArguments, as_text, named_columns, parse_rows, place_of, read_examples
+from ..examples.splits import Split
 from ..pieces import Outputs, Row, piece_starts
-from ..report import decided_within
-from ..splits import Split
+from ..results.metrics import Figures, SpanMetric
+from ..results.report import decided_within
 from ..strategies import Reader
 from .task import PieceTask
 

@@ -14,8 +14,8 @@ from ...configuration_longbert import LongBertConfig
 from ...data.batches import Collator
 from ...modeling_longbert import LongBertPreTrainedModel
 from ...source import Source
-from ..metrics import Figures
 from ..pieces import Outputs, PieceCollator, Row, cut_pieces, read_pieces, read_rows
+from ..results.metrics import Figures
 from ..strategies import STRATEGIES, Reader, Strategy
 
 

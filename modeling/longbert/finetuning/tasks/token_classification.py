@@ -24,9 +24,8 @@ from ...data.files import is_missing
 from ...losses import at_least_fp32, per_item
 from ...modeling_longbert import LongBertForTokenClassification
 from ...source import Source
-from ..entities import OUTSIDE, beginning_within, first_malformed, mark_entities, scheme_of, to_iob2
-from ..examples import ExampleArguments, named_columns, place_of, read_examples
-from ..labels import (
+from ..examples.entities import OUTSIDE, beginning_within, first_malformed, mark_entities, scheme_of, to_iob2
+from ..examples.labels import (
     IGNORED,
     MissingValueError,
     agree_on_labels,
@@ -37,11 +36,12 @@ from ..labels import (
     listed,
     with_labels,
 )
-from ..metrics import EntityMetric, Figures, WordMetric
+from ..examples.reading import ExampleArguments, named_columns, place_of, read_examples
+from ..examples.splits import Split
+from ..examples.words import splitter_of
 from ..pieces import Outputs, Row, decided_tokens, overlapping, piece_starts
-from ..splits import Split
+from ..results.metrics import EntityMetric, Figures, WordMetric
 from ..strategies import Reader
-from ..words import splitter_of
 from .task import PieceTask
 
 

@@ -21,7 +21,7 @@ from longbert import (
 )
 from longbert.baking import write_baked
 from longbert.cli import main
-from longbert.finetuning.explaining import (
+from longbert.finetuning.applying.explaining import (
     Explanation,
     cut_passages,
     explain,
@@ -29,7 +29,7 @@ from longbert.finetuning.explaining import (
     strongest,
     token_spans,
 )
-from longbert.finetuning.page import probability, render, signed
+from longbert.finetuning.applying.page import probability, render, signed
 from longbert.source import load_whole
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..proof import position_buckets
+from ...proof import position_buckets
 from .classes import FIGURES, folded, shown_classes, summed_up
 from .costs import TITLES, Cost, cost_rows
 from .metrics import Figures, interval_of, interval_of_difference
@@ -207,7 +207,7 @@ class Report:
         Path(folder, "results.json").write_text(strict_json(figures), "utf-8")
         self._draw_by_position(Path(folder, "by_position.png"))
         if self.lengths:
-            from ..plots import plot_lengths
+            from ...plots import plot_lengths
 
             plot_lengths(self.lengths, self.source_length, self.reach, Path(folder, "lengths.png"))
 
@@ -223,7 +223,7 @@ class Report:
             if points:
                 drawn[name] = np.array(points).T
         if drawn:
-            from ..plots import plot_by_position
+            from ...plots import plot_by_position
 
             title = f"{self.metric.primary} by the token that decides, over {step} tokens"
             plot_by_position(drawn, self.source_length, self.reach, title, file)

@@ -9,10 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..arguments import FileArguments
-from ..data import documents
-from ..data.files import find_files, kind_of
-from ..folders import sha256_of
+from ...arguments import FileArguments
+from ...data import documents
+from ...data.files import find_files, kind_of
+from ...folders import sha256_of
 
 
 HTML = "html"
@@ -171,7 +171,7 @@ def _count(texts: Iterable[Text]) -> tuple[int, list[str]]:
 def _texts(file: Path, column: str, settings: FileArguments) -> Iterator[Text]:
     """The texts of a file, each with its place."""
     if file.is_file() and kind_of(file, KINDS) == HTML:
-        from ..data.html import read_html  # needs an extra, which only those need who have such files
+        from ...data.html import read_html  # needs an extra, which only those need who have such files
 
         yield str(file), read_html(file, settings)
         return

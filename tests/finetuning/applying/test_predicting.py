@@ -26,7 +26,7 @@ from longbert import (
 )
 from longbert.cli import main
 from longbert.data.html import text_of
-from longbert.finetuning.best import METRICS
+from longbert.finetuning.applying.best import METRICS
 from longbert.finetuning.tasks.classification import ChunkPoolForSequenceClassification
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from longbert.arguments import FileArguments, ModelArguments
-from longbert.finetuning.labels import as_list
+from longbert.finetuning.examples.labels import as_list
+from longbert.finetuning.examples.splits import Split, make_splits
 from longbert.finetuning.retrieval.collection import read_retrieval
-from longbert.finetuning.splits import Split, make_splits
 from longbert.finetuning.tasks.classification import (
     Classification,
     ClassificationArguments,

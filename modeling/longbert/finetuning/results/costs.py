@@ -10,8 +10,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ..training.memory import peak_memory, reset_peak_memory
-from ..training.safety import SafeTrainer
+from ...training.memory import peak_memory, reset_peak_memory
+from ...training.safety import SafeTrainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from ..configuration_longbert import LongBertConfig
-from ..source import find_source
-from . import metrics
-from .strategies import STRATEGIES
+from ...configuration_longbert import LongBertConfig
+from ...source import find_source
+from ..results import metrics
+from ..strategies import STRATEGIES
 
 
 RESULTS = "results.json"

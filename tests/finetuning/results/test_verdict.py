@@ -8,8 +8,8 @@ import pytest
 import seqeval.metrics
 from sklearn.metrics import f1_score
 
-from longbert.finetuning.costs import Cost
-from longbert.finetuning.metrics import (
+from longbert.finetuning.results.costs import Cost
+from longbert.finetuning.results.metrics import (
     ChoiceMetric,
     EntityMetric,
     MultiLabelMetric,
@@ -18,8 +18,8 @@ from longbert.finetuning.metrics import (
     SingleLabelMetric,
     SpanMetric,
 )
-from longbert.finetuning.report import Report, decided_within
-from longbert.finetuning.verdict import verdict
+from longbert.finetuning.results.report import Report, decided_within
+from longbert.finetuning.results.verdict import verdict
 
 
 def nothing_within(lines, start, stop):

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
-from ..training.resuming import StopOnSigterm
-from ..training.safety import SafeTrainer
+from ...training.resuming import StopOnSigterm
+from ...training.safety import SafeTrainer
 from .tables import table
 
 

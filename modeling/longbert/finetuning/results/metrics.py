@@ -23,8 +23,8 @@ from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
+from ..examples.entities import to_iob2
 from .classes import ByClass, Confusion, confusion_of_labels, of_entities, of_labels, of_vectors
-from .entities import to_iob2
 
 
 def _info(prediction: Any, reference: Any, description: str) -> evaluate.MetricInfo:

@@ -15,11 +15,12 @@ from seqeval.scheme import BILOU, IOB1, IOB2, IOBES
 from transformers import BertForSequenceClassification
 
 from longbert.arguments import ModelArguments
-from longbert.finetuning.answers import read_answers
-from longbert.finetuning.entities import scheme_of
-from longbert.finetuning.labels import MULTI, REGRESSION, SINGLE, infer_problem_type
-from longbert.finetuning.metrics import EntityMetric
-from longbert.finetuning.splits import Split, make_splits
+from longbert.finetuning.examples.answers import read_answers
+from longbert.finetuning.examples.entities import scheme_of
+from longbert.finetuning.examples.labels import MULTI, REGRESSION, SINGLE, infer_problem_type
+from longbert.finetuning.examples.splits import Split, make_splits
+from longbert.finetuning.examples.words import WORD_SPLITTERS, splitter_of
+from longbert.finetuning.results.metrics import EntityMetric
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.finetuning.tasks.classification import (
     Classification,
@@ -27,7 +28,6 @@ from longbert.finetuning.tasks.classification import (
     read_documents,
     targets_of,
 )
-from longbert.finetuning.words import WORD_SPLITTERS, splitter_of
 from longbert.source import Source
 
 

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from ..data.words import is_unspaced
+from ...data.words import is_unspaced
 
 
 Span = tuple[int, int]

@@ -11,20 +11,20 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling_longbert import (
+from ...modeling_longbert import (
     LongBertForQuestionAnswering,
     LongBertForSequenceClassification,
     LongBertForTokenClassification,
     LongBertPreTrainedModel,
 )
-from .entities import OUTSIDE, to_iob2
-from .labels import MULTI, REGRESSION, SINGLE
-from .strategies import STRATEGIES, Reader
-from .tasks.classification import Classification
-from .tasks.question_answering import QuestionAnswering
-from .tasks.task import Task
-from .tasks.token_classification import TokenClassification
-from .words import WORD_SPLITTERS
+from ..examples.entities import OUTSIDE, to_iob2
+from ..examples.labels import MULTI, REGRESSION, SINGLE
+from ..examples.words import WORD_SPLITTERS
+from ..strategies import STRATEGIES, Reader
+from ..tasks.classification import Classification
+from ..tasks.question_answering import QuestionAnswering
+from ..tasks.task import Task
+from ..tasks.token_classification import TokenClassification
 
 
 logger = logging.get_logger(__name__)

@@ -12,8 +12,8 @@ import yaml
 from processes import SignalAtStep, run
 from transformers import TrainingArguments
 
-from longbert.finetuning.costs import Cost, cost_rows, together
-from longbert.finetuning.estimates import Estimate, estimate_table, evaluations_of
+from longbert.finetuning.results.costs import Cost, cost_rows, together
+from longbert.finetuning.results.estimates import Estimate, estimate_table, evaluations_of
 from longbert.training.memory import peak_memory, reset_peak_memory
 
 

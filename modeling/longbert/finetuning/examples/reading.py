@@ -6,8 +6,8 @@ from typing import Any
 
 import datasets
 
-from ..arguments import FileArguments, described
-from ..data.files import MissingColumnError, Record, find_files, is_missing, read_records, refuse_rows
+from ...arguments import FileArguments, described
+from ...data.files import MissingColumnError, Record, find_files, is_missing, read_records, refuse_rows
 from .labels import MissingValueError
 
 

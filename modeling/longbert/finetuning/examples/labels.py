@@ -10,8 +10,8 @@ import tokenize
 from collections.abc import Sequence
 from typing import Any
 
-from ..configuration_longbert import LongBertConfig
-from ..data.files import is_missing
+from ...configuration_longbert import LongBertConfig
+from ...data.files import is_missing
 
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..data.files import is_missing
+from ...data.files import is_missing
 from .labels import as_list
 
 

@@ -5,8 +5,8 @@ import pytest
 import seqeval.metrics
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
-from longbert.finetuning.classes import SHOWN, folded, shown_classes, summed_up
-from longbert.finetuning.metrics import (
+from longbert.finetuning.results.classes import SHOWN, folded, shown_classes, summed_up
+from longbert.finetuning.results.metrics import (
     ChoiceMetric,
     EntityMetric,
     MultiLabelMetric,

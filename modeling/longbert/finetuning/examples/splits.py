@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .examples import ExampleArguments, place_of
+from .reading import ExampleArguments, place_of
 
 
 HELD_OUT = 10  # one of so many parts is held out where no file chooses the best checkpoint

@@ -26,16 +26,16 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.batches import Key
-from ..data.documents import load_documents
-from ..data.features import FRAME, PAIR_FRAME, framed
-from ..modeling_longbert import LongBertPreTrainedModel
-from .labels import REGRESSION, SINGLE
-from .pieces import Outputs, PieceCollator, Row, read_rows
+from ...data.batches import Key
+from ...data.documents import load_documents
+from ...data.features import FRAME, PAIR_FRAME, framed
+from ...modeling_longbert import LongBertPreTrainedModel
+from ..examples.labels import REGRESSION, SINGLE
+from ..pieces import Outputs, PieceCollator, Row, read_rows
+from ..strategies import STRATEGIES, Reader
+from ..tasks.classification import Classification
+from ..tasks.question_answering import QuestionAnswering
 from .predicting import predictor_of
-from .strategies import STRATEGIES, Reader
-from .tasks.classification import Classification
-from .tasks.question_answering import QuestionAnswering
 
 
 PASSAGE_TOKENS = 96

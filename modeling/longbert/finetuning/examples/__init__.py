@@ -1,0 +1,1 @@
+"""Labelled examples: read from files, their labels understood, divided."""

@@ -1,0 +1,1 @@
+"""What came of a comparison: figures, costs, tables, the verdict in words."""
