@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -26,7 +27,15 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from more, and wait for ea
 N = 16  # rows of the tiny BERTs' tables
 LONG = 40  # a length past them, and no multiple of anything that an init tiles by
 # a worker runs whole files: the longest ones begin first, or one worker ends minutes after the other
-LONGEST = ("test_hub", "test_attention", "test_resume", "test_masks", "test_finetuning", "test_predicting", "test_cli")
+LONGEST = (
+    "test_hub",
+    "test_masks",
+    "test_resume",
+    "test_finetuning",
+    "test_predicting",
+    "test_embedding",
+    "test_train",
+)
 TINY = {
     "vocab_size": 100,
     "hidden_size": 32,
@@ -88,6 +97,13 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, t
 every_type = table("settings", TYPES)
 every_setting = table("settings", EVERYTHING)
 every_keeping = table("settings", KEEPING)
+
+
+def first_then_slow(values: Iterable, number: int) -> list:
+    """Parameters of which `make test` tries the first few, and `make test-slow` the others."""
+    return [
+        value if index < number else pytest.param(value, marks=pytest.mark.slow) for index, value in enumerate(values)
+    ]
 
 
 def bert_class(head: str) -> type:

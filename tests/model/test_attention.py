@@ -494,6 +494,7 @@ for tokens in (2, 40):
 """
 
 
+@pytest.mark.slow
 def test_a_process_may_have_no_token_of_a_short_text(tmp_path):
     command = [sys.executable, "-c", ONE_TOKEN_FOR_THREE]
     runs = [

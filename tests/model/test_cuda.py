@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pretend_cuda
 import pytest
 import torch
-from conftest import assert_close, table, tiny_config
+from conftest import assert_close, first_then_slow, table, tiny_config
 from pretend_cuda import Card, on_card
 
 from longbert import LongBertForMaskedLM, LongBertModel, attention, text_attention
@@ -90,7 +90,7 @@ def inputs_of(form: str) -> dict[str, torch.Tensor]:
 
 
 @every_model
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", first_then_slow([torch.bfloat16, torch.float32], 1), ids=str)
 @pytest.mark.parametrize("form", ["whole", "all ones", "padded", "left", "holes", "packed"])
 def test_a_forward_pass_waits_for_the_card_twice_at_most(form, dtype, settings, hopper):
     counts = []
@@ -210,7 +210,7 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", first_then_slow(range(12), 2))
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS, ids=lambda each: str(each).removeprefix("torch."))
 def test_every_kernel_computes_what_the_mask_says(kernel, dtype, seed, monkeypatch):
     """Forwards and backwards, whole and where a process computes a part of the row."""

@@ -243,6 +243,7 @@ def test_its_own_tokenizer_comes_along(roberta, tmp_path):
     assert found.model_max_length == LONG
 
 
+@pytest.mark.slow
 def test_sentence_pairs_are_trained_where_there_is_one_segment(roberta, tmp_path):
     settings = {"objective": "mlm+nsp", "max_position_embeddings": LONG, "max_seq_length": LONG, "max_steps": 2}
     file = write_settings(tmp_path, roberta, **settings)

@@ -10,7 +10,18 @@ import inspect
 
 import pytest
 import torch
-from conftest import HEADS, LONG, TINY, N, assert_close, assert_equal, bert_class, long_class, tiny_config
+from conftest import (
+    HEADS,
+    LONG,
+    TINY,
+    N,
+    assert_close,
+    assert_equal,
+    bert_class,
+    first_then_slow,
+    long_class,
+    tiny_config,
+)
 from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderCache
 
 from longbert import LongBertModel
@@ -423,7 +434,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("case", COMPILED)
+@pytest.mark.parametrize("case", first_then_slow(COMPILED, 3))
 def test_compiled_masks_mean_the_same(case):
     changes, name, form = COMPILED[case]
     torch.compiler.reset()

@@ -77,6 +77,7 @@ def test_contracts(tmp_path, monkeypatch, capsys):
     assert "<html" in Path("why.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_search_engine(tmp_path, monkeypatch, capsys):
     import json
 
@@ -94,6 +95,7 @@ def test_a_search_engine(tmp_path, monkeypatch, capsys):
     assert Path("runs/search/long/none/modules.json").exists()
 
 
+@pytest.mark.slow
 def test_a_novel(tmp_path, monkeypatch, capsys):
     pytest.importorskip("rjieba")
     monkeypatch.chdir(tmp_path)

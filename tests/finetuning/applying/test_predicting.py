@@ -466,6 +466,7 @@ def test_a_touched_file_and_a_moved_model_are_the_same(make, desk, tmp_path, cap
     assert "of which 4 were there" in predicted(capsys, tmp_path / "moved", *argv)[2]
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_it_ends_as_never_killed(model, desk, tmp_path):
     def predict(out: Path, before=None) -> int:
         argv = ("predict", model, desk, "--out", out, "--shard-size", 5)

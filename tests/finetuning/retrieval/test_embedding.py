@@ -244,6 +244,7 @@ def test_a_bare_bert_becomes_an_encoder_and_windows_hold_every_token(desk, tiny_
 # training
 
 
+@pytest.mark.slow
 def test_who_sees_the_evidence_ranks_by_it_and_who_does_not_cannot(desk, tiny_source, tmp_path, capsys):
     run = embed(
         desk,
