@@ -314,6 +314,23 @@ def test_words_of_a_text_past_the_reach_are_labelled_where_they_stand(fine_tuned
     assert sum(len(re.findall(r"\w+|[^\w\s]", entity["text"])) for entity in line["prediction"]) == 600
 
 
+@pytest.mark.parametrize(
+    ("splitter", "words"),
+    [
+        ("characters", [*"三国演义是", "AI", *"小说。"]),
+        ("punctuation", ["三国演义是AI小说", "。"]),
+        ("spaces", ["三国演义是AI小说。"]),
+    ],
+)
+def test_a_tagger_splits_texts_as_its_training_data_was_split(splitter, words, fine_tuned, tmp_path, capsys, caplog):
+    settings = {"word_splitter": splitter, "stride": 16, "words_found": 1.0 if splitter == "characters" else 0.5}
+    model = fine_tuned(LongBertForTokenClassification, id2label={0: "NN", 1: "VB"}, task_settings=settings)
+    (tmp_path / "text.txt").write_text("三国演义是AI小说。", "utf-8")
+    assert main(["predict", str(model), str(tmp_path / "text.txt")]) == 0
+    assert [word["text"] for word in json.loads(capsys.readouterr().out)["prediction"]] == words
+    assert ("finds 50.0% of the words" in caplog.text) == (splitter != "characters")
+
+
 def test_a_question_is_asked_of_every_text(fine_tuned, tmp_path, capsys):
     model = fine_tuned(LongBertForQuestionAnswering)
     (tmp_path / "text.txt").write_text("state union " * 200)

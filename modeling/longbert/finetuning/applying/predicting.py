@@ -29,6 +29,7 @@ from ..tasks.token_classification import TokenClassification
 
 logger = logging.get_logger(__name__)
 
+MOST_WORDS = 0.95  # of the training words that are found again, below which a tagger is said to miss some
 TEXTS_AT_ONCE = 256  # enough to put like lengths together, few enough that lines come early
 
 
@@ -140,6 +141,11 @@ def _labelling(tokenizer: PreTrainedTokenizerBase, labels: list[str], settings: 
     unread = OUTSIDE if OUTSIDE in labels else labels[0]
     task = TokenClassification(tokenizer, labels, unread, scheme="", **settings)
     spans = WORD_SPLITTERS[task.word_splitter]
+    if task.words_found < MOST_WORDS:
+        logger.warning(
+            f"texts are split at {task.word_splitter}, which finds {task.words_found:.1%} of the words that this "
+            "model was trained on: expect it to miss the others, or train it on words that are split so"
+        )
 
     def example(text: str) -> dict[str, Any]:
         words = [text[start:end] for start, end in spans(text)]

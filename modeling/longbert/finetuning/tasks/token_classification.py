@@ -102,6 +102,7 @@ class TokenClassification(PieceTask):
         unread: the label of a word that the model does not see.
         scheme: how entities are marked, "" where none are; labels that do not fit it are refused, which any do IOB1.
         word_splitter: how `longbert predict` splits a text into words: a key of `WORD_SPLITTERS`.
+        words_found: the share of the training words that it finds again.
     """
 
     model_class = LongBertForTokenClassification
@@ -115,6 +116,7 @@ class TokenClassification(PieceTask):
     keeps_head: bool = True
     scheme: str = "IOB2"
     word_splitter: str = "punctuation"
+    words_found: float = 1.0
     entities: bool = field(init=False)
     metric: Figures = field(init=False)
 
@@ -147,7 +149,7 @@ class TokenClassification(PieceTask):
             f"`longbert predict` will split texts at {splitter}, which finds {share:.1%} of the training words again"
             + few
         )
-        return cls(source.tokenizer, names, unread, stride, batch_size, keeps_head, scheme, splitter)
+        return cls(source.tokenizer, names, unread, stride, batch_size, keeps_head, scheme, splitter, round(share, 3))
 
     def accept(self, readers: Mapping[str, Reader]) -> None:
         """Check the strategies, and that their pieces can share `stride` tokens.
@@ -210,7 +212,8 @@ class TokenClassification(PieceTask):
     def configure(self, config: LongBertConfig) -> LongBertConfig:
         """With labels, and how words are split."""
         config = with_labels(config, self.labels)
-        config.task_settings = {"word_splitter": self.word_splitter, "stride": self.stride}
+        names = ("stride", "word_splitter", "words_found")
+        config.task_settings = {name: getattr(self, name) for name in names}
         return config
 
     def pieces(self, example: Row, reader: Reader) -> list[Row]:
