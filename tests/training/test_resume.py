@@ -253,8 +253,8 @@ def test_two_processes_resume_too(variant, kind, status, settings, unbroken):
 class LossOf:
     """From some step on the loss is multiplied."""
 
-    def __init__(self, factor: float, step: int):
-        self.factor, self.step = factor, step
+    def __init__(self, factor: float, step: int, until_then: float = 1.0):
+        self.factor, self.step, self.until_then = factor, step, until_then
 
     def __call__(self) -> None:
         from longbert.modeling_longbert import LongBertForMaskedLM
@@ -265,11 +265,19 @@ class LossOf:
             nonlocal calls
             outputs = forward(model, *args, **kwargs)
             calls += model.training
-            if model.training and calls > self.step:
-                outputs.loss = outputs.loss * self.factor
+            if model.training:
+                outputs.loss = outputs.loss * (self.factor if calls > self.step else self.until_then)
             return outputs
 
         LongBertForMaskedLM.forward = forward_and_multiply
+
+
+def test_a_hard_batch_of_a_run_that_has_learned_all_is_no_divergence(settings):
+    """Five times a loss that is nearly 0 is nearly 0."""
+    file = settings("first epoch")
+    changes = ("max_steps=30", "save_steps=30", "gradient_accumulation_steps=1")
+    status, output = train(file, *changes, before=LossOf(0.005, step=25, until_then=0.001))
+    assert status == 0, output
 
 
 @pytest.mark.parametrize(("factor", "message"), [(float("nan"), "has a loss of nan"), (5.0, "times the mean of the")])

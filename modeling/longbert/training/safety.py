@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 LOSSES_REMEMBERED = 100
 LOSSES_NEEDED = 20
+LEARNED = 0.05  # a mean loss below it is as good as none: one hard example is many times that, and no divergence
 
 
 class DivergedError(RuntimeError):
@@ -36,7 +37,8 @@ class SafeTrainer(Trainer):
     As the first base of a class, before another Trainer, it adds the same to that Trainer.
 
     Args:
-        max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100.
+        max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100, or of 0.05 where
+            that is less.
     """
 
     def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
@@ -81,7 +83,8 @@ class SafeTrainer(Trainer):
         # fp16's loss scaling finds its scale by overflowing, and skips those steps itself
         if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):
             raise self._diverged(f"a gradient norm of {float(norm)}")
-        if len(self.losses) >= LOSSES_NEEDED and self.step_loss > self.max_loss_ratio * statistics.fmean(self.losses):
+        usual = max(statistics.fmean(self.losses), LEARNED) if len(self.losses) >= LOSSES_NEEDED else math.inf
+        if self.step_loss > self.max_loss_ratio * usual:
             raise self._diverged(
                 f"a loss of {self.step_loss:.4g}, more than {self.max_loss_ratio} times the mean of the last "
                 f"{len(self.losses)}"
