@@ -7,6 +7,7 @@ import json
 import sys
 import textwrap
 from argparse import ArgumentError
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -183,11 +184,16 @@ class RunArguments:
     resume: str | None = described(
         None, "auto for the newest whole checkpoint in output_dir, or a checkpoint's folder"
     )
+    resume_with_changes: bool = described(
+        False, "go on although settings, data or versions are not those that the run was begun with, and write it down"
+    )
     max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
 
     def __post_init__(self) -> None:
         if self.max_loss_ratio <= 1:
             raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
+        if self.resume_with_changes and self.resume is None:
+            raise ValueError("resume_with_changes=true is for a run that goes on: set resume, to auto or a checkpoint")
 
 
 OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")
@@ -413,9 +419,13 @@ def _as_arguments(key: str, value: Any) -> list[str]:
     return [f"--{key}={json.dumps(value) if isinstance(value, dict | bool | list) else value}"]
 
 
-def write_config(file: str | Path, *instances: Any) -> None:
+def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -> None:
     """Write the settings of a run, without Hub tokens: all of ours, and those of other classes that differ from their
-    default."""
+    default.
+
+    Args:
+        notes: lines to end with, as comments.
+    """
     settings: dict[str, Any] = {}
     for instance in instances:
         ours = type(instance).__module__.startswith(__package__)
@@ -427,4 +437,5 @@ def write_config(file: str | Path, *instances: Any) -> None:
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+    comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+    Path(file).write_text(yaml.safe_dump(settings, sort_keys=False) + comments, "utf-8")

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def write_card(
     row: str | None = None,
     command: str | None = None,
     name: str | None = None,
+    changes: Sequence[str] = (),
 ) -> None:
     """Write `README.md`, the card of a model, into its folder; what the source's card says of licence, language and
     base model stays.
@@ -52,6 +54,7 @@ def write_card(
         row: the model's own row in the table of results; by default the first.
         command: the command line of the run.
         name: the repository, where it is known; by default the folder's name.
+        changes: what the run went on with that it was not begun with, a line for each time.
     """
     folder = Path(folder)
     for file in EVIDENCE:
@@ -67,7 +70,7 @@ def write_card(
     if results := eval_results(folder, settings, config, row):
         metadata |= {"model_name": name.rpartition("/")[2], "eval_results": results}
     named = Path(source).name if source and Path(source).exists() else source
-    card = model_card(config, name, named, _sections(folder, settings, command), **metadata)
+    card = model_card(config, name, named, _sections(folder, settings, command, changes), **metadata)
     card.save(folder / "README.md")
 
 
@@ -90,7 +93,7 @@ def carried(source: str) -> dict[str, Any]:
     return {**kept, "base_model": source} if on_the_hub else kept
 
 
-def _sections(folder: Path, settings: dict[str, Any], command: str | None) -> dict[str, str]:
+def _sections(folder: Path, settings: dict[str, Any], command: str | None, changes: Sequence[str]) -> dict[str, str]:
     shown = []
     for table, pictures in TABLES.items():
         if (folder / table).exists():
@@ -100,6 +103,7 @@ def _sections(folder: Path, settings: dict[str, Any], command: str | None) -> di
     if settings:
         told = {key: value for key, value in settings.items() if value != [] and key not in PRIVATE}
         trained.append(f"```yaml\n{yaml.safe_dump(told, sort_keys=False).strip()}\n```")
+    trained += [f"- {change}" for change in changes]
     sections = {"Does it work?": shown, "Training": trained}
     return {title: "\n\n".join(parts) for title, parts in sections.items() if parts}
 

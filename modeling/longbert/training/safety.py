@@ -1,10 +1,9 @@
-"""What keeps a run safe: checkpoints whole or not there, a clean stop on SIGTERM, a guard against divergence."""
+"""What keeps a run safe: checkpoints whole or not there, a clean stop on signals, a guard against divergence."""
 
 import collections
 import math
 import shutil
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
-from ..folders import put_in_place, set_aside
+from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
-from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
+from .resuming import Progress, TrainedAlready, problem_of
+from .signals import StopOnSignal, StoppedBySignal
 
 
 logger = logging.get_logger(__name__)
@@ -32,7 +32,7 @@ class DivergedError(RuntimeError):
 
 
 class SafeTrainer(Trainer):
-    """Trainer with whole checkpoints, a clean stop on SIGTERM and a guard against divergence.
+    """Trainer with whole checkpoints, a clean stop on signals and a guard against divergence.
 
     As the first base of a class, before another Trainer, it adds the same to that Trainer.
 
@@ -51,16 +51,40 @@ class SafeTrainer(Trainer):
         self.step_documents: list[str] = []
         self.tokens_read = 0  # by this process, without padding; the trainers of batches count them
         self.aside: Path | None = None
-        self.add_callback(StopOnSigterm(self))
+        self.stopper = StopOnSignal(self)
+        self.progress = Progress(self.losses)
+        self.add_callback(self.stopper)
+        self.add_callback(self.progress)
 
     def train_or_stop(self, checkpoint: str | None = None) -> None:
-        """Train; a run that SIGTERM has stopped ends the process, with an exit status that says so."""
+        """Train; a run that a signal has stopped ends the process, with an exit status that says so.
+
+        Args:
+            checkpoint: to go on from; one of a training that has ended is only loaded.
+        """
+        self.progress.checkpoint = checkpoint
         try:
             self.train(resume_from_checkpoint=checkpoint)
-        except StoppedBySigterm:
+        except TrainedAlready:
+            self._end()
+        except StoppedBySignal:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # trackers write what they hold
-            logger.warning(f"stopped by SIGTERM after step {self.state.global_step}, saved; go on with resume=auto")
-            sys.exit(SIGTERM_EXIT_STATUS)
+            self.stopper.leave(self.state.global_step)
+        if self.accelerator.check_trigger():  # a signal after the last step, in an evaluation
+            self.stopper.leave(self.state.global_step)
+
+    def _end(self) -> None:
+        """As Trainer ends a training, after the last step."""
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        self.is_in_train = False
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if problem := problem_of(best):
+            raise ValueError(f"the best checkpoint, {best}, {problem}: resume=auto makes it anew")
+        super()._load_best_model()
 
     # ---- a step
 
@@ -153,10 +177,26 @@ class SafeTrainer(Trainer):
             )
 
     def save_whole(self, folder: Path) -> None:
-        """Save the model into a folder that appears whole or not at all."""
+        """Save the model into a folder that appears whole or not at all; a damaged one is set aside."""
         aside = folder.with_name(f".{folder.name}.unfinished")
-        self.save_model(str(aside))
-        self.accelerator.wait_for_everyone()
+        self._save_aside(aside)
         if self.args.should_save:
+            set_aside(folder, "damaged")
             put_in_place(aside, folder)
+        self.accelerator.wait_for_everyone()
+
+    def save_result(self) -> None:
+        """Save the model into the run's folder, beside what else is there; each file is there whole or not at all."""
+        folder = Path(self.args.output_dir)
+        aside = folder / ".model.unfinished"
+        self._save_aside(aside)
+        if self.args.should_save:
+            put_files_in_place(aside, folder)
+        self.accelerator.wait_for_everyone()
+
+    def _save_aside(self, aside: Path) -> None:
+        if self.args.should_save:  # what a killed process may have left
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(aside), _internal_call=True)  # else it pushes, before there is a card
         self.accelerator.wait_for_everyone()
