@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from processes import ENVIRONMENT, ROOT, SignalAtStep, result, train, write_settings
 from transformers import TrainingArguments
 
@@ -89,14 +90,12 @@ CONTENT = {"number": 3, "in_order": "a", "in_any_order": "b"}
 
 
 def claim(settings: dict, **changes) -> Record:
-    """The record of a run that is told this; the lock is let go, as the end of the process does."""
+    """The record of a run that is told this."""
     settings = {**settings, **changes}
     model_args, data_args, run_args, args = from_settings(
         settings, ModelArguments, DataArguments, PretrainingArguments, TrainingArguments
     )
-    record = Record.claim(args, run_args, model_args, data_args)
-    record.lock.release()
-    return record
+    return Record.claim(args, run_args, model_args, data_args)
 
 
 def begin(settings: dict, source: str = "the source", content=CONTENT, **changes) -> Record:
@@ -201,13 +200,18 @@ def test_a_damaged_record_is_refused(told, tmp_path):
         claim(told, resume="auto")
 
 
-def test_two_runs_never_share_a_folder(told):
-    settings = from_settings(told, ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
-    first = Record.claim(settings[3], settings[2], *settings[:2])
-    with pytest.raises(ValueError, match="another run is at work in .*/run"):
-        claim(told)
-    first.lock.release()
-    claim(told)
+def test_two_runs_never_share_a_folder(told, tmp_path):
+    (tmp_path / "run").mkdir()
+    other = FileLock(tmp_path / "run" / ".lock")
+    with other, pytest.raises(ValueError, match="another run is at work in .*/run"):
+        begin(told)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    begin(told)
+
+
+def test_what_trainer_calls_it_is_refused(told):
+    with pytest.raises(ValueError, match="resume_from_checkpoint is called resume here"):
+        claim(told, resume_from_checkpoint="checkpoint-2")
 
 
 # ---- documents

@@ -139,16 +139,14 @@ def compare(
     if writes:
         print(length_histogram(lengths, source_length))
     results: dict[str, Lines] = {}
-    costs: dict[str, list[Cost | None]] = {}
+    costs: dict[str, list[Cost]] = {}
     for run in runs:
         predictions, cost = _predictions(run, record, writes)
         results.setdefault(run.row, []).extend(predictions)
         costs.setdefault(run.row, []).append(cost)
     if not writes:
         return
-    # a row's cost is known where all its runs' are
-    measured = {row: together([each for each in some if each]) for row, some in costs.items() if all(some)}
-    made = report(results, measured)
+    made = report(results, {row: together(some) for row, some in costs.items()})
     made.save(args.output_dir, verdict(made))
     for run in runs:
         if (run.folder / "config.json").exists():
@@ -175,15 +173,16 @@ def _say_what_it_costs(runs: list[Run], lengths: list[int], source_length: int, 
         print(estimate_table(estimates, counts))
 
 
-def _predictions(run: Run, record: Record, writes: bool) -> tuple[Lines, Cost | None]:
+def _predictions(run: Run, record: Record, writes: bool) -> tuple[Lines, Cost]:
     """What a run predicts, and what it cost; what is finished is read instead."""
     folder = run.folder / "predictions"
-    kept = kept_predictions(run.folder)
-    if kept is not None and (folder / TOLD).read_text("utf-8") == record.identity:
-        return kept, kept_cost(run.folder)
+    whole = damage(folder) is None
+    if whole and (folder / TOLD).read_text("utf-8") == record.identity:
+        lines = (folder / "test.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines], _cost(folder)
     predictions, cost = run.predict()
     if writes:
-        set_aside(folder, "damaged" if kept is None else "changed")
+        set_aside(folder, "changed" if whole else "damaged")
         with written_aside(folder) as aside:
             (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions), "utf-8")
             (aside / COST).write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n", "utf-8")
@@ -192,13 +191,9 @@ def _predictions(run: Run, record: Record, writes: bool) -> tuple[Lines, Cost | 
 
 
 def kept_cost(folder: Path) -> Cost | None:
-    """What a finished run has cost; None where that was not measured."""
-    file = folder / "predictions" / COST
-    return Cost(**json.loads(file.read_text("utf-8"))) if file.exists() else None
+    """What a finished run has cost; None where it is not finished."""
+    return None if damage(folder / "predictions") else _cost(folder / "predictions")
 
 
-def kept_predictions(folder: Path) -> Lines | None:
-    """What a finished run has predicted; None where it is not finished."""
-    if damage(folder / "predictions") is not None:
-        return None
-    return [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()]
+def _cost(predictions: Path) -> Cost:
+    return Cost(**json.loads((predictions / COST).read_text("utf-8")))

@@ -67,10 +67,11 @@ def run_task(
     record = Record.claim(args, run_args, *settings)
     readers = {name: Reader.of(STRATEGIES[name], source, run_args.max_length) for name in run_args.strategies}
     task.accept(readers)
-    record.begin(source.digest(), fingerprints(splits))
+    data = fingerprints(splits)
     at_once = min(reader.at_once for reader in readers.values())
     splits = [split.map(lambda examples: task.tokenize(examples, at_once)) for split in splits]
     finetuning = Finetuning(task, source, run_args, args, choosing_the_best(run_args, args, task.metric))
+    record.begin(source.digest(), data)
     runs = [
         finetuning.run(name, reader, split, seed)
         for name, reader in readers.items()

@@ -43,11 +43,11 @@ class Record:
 
     @classmethod
     def claim(cls, args: TrainingArguments, run_args: RunArguments, *settings: Any) -> "Record":
-        """Take the output folder for this run; call it before any work. In a dry run nothing is taken.
+        """Look whether the output folder is this run's to take; call it before any work. Nothing is written.
 
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
-            ValueError: another run is at work there, or this one was begun with other settings.
+            ValueError: the run there was begun with other settings.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -59,7 +59,7 @@ class Record:
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
-            record._take()
+            record._refuse_occupied()
             record.kept = record._read()
             if record.kept:
                 record._refuse(changed_settings(record.kept["told"]["settings"], told["settings"]))
@@ -84,14 +84,16 @@ class Record:
         return json.dumps([settings, self.told["source"], self.told["data"]], sort_keys=True)
 
     def begin(self, source: str, data: dict[str, Fingerprint]) -> None:
-        """Write the record and `config.yaml`, once everything is known that the run depends on.
+        """Take the folder, and write the record and `config.yaml`, once everything is known that the run depends on.
+        In a dry run nothing is taken.
 
         Args:
             source: digest of the checkpoint that the run starts from.
             data: fingerprint of each part of the data, by name.
 
         Raises:
-            ValueError: the run was begun with another source, other data or versions.
+            ValueError: another run is at work there, or this one was begun with another source, other data or
+                versions.
         """
         self.told |= {"source": source, "data": data}
         if not self.is_kept:
@@ -103,6 +105,7 @@ class Record:
                 self.kept = _load(self.folder / RECORD)
 
     def _begin(self) -> None:
+        self._take()
         kept = self.kept
         if not kept:
             self.kept = {"told": self.told, "began": _now(), "changes": [], "resumed_from": None, "finished": None}
@@ -123,18 +126,22 @@ class Record:
         self._write()
         write_config(self.folder / SETTINGS, *self.instances, notes=self.changes_in_words())
 
-    def _take(self) -> None:
+    def _refuse_occupied(self) -> None:
         resume = self.run_args.resume
         if resume is None or (resume != "auto" and Path(resume).resolve().parent != self.folder.resolve()):
             refuse_occupied(self.folder, but=LOCK)
+
+    def _take(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / LOCK)
+        # the same for all of a process, which may begin a run anew where one has failed
+        self.lock = FileLock(self.folder / LOCK, is_singleton=True)
         try:
             self.lock.acquire(blocking=False)
         except Timeout:
             raise ValueError(
                 f"another run is at work in {self.folder}: wait for it, or name another output_dir"
             ) from None
+        self._refuse_occupied()
 
     def _read(self) -> dict[str, Any]:
         """What the run was told before, here or where it is explicitly resumed from."""

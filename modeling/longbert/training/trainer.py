@@ -27,16 +27,17 @@ class LongTrainer(SafeTrainer):
 
     def __init__(
         self,
-        *,
+        model: nn.Module,
         args: TrainingArguments,
         train_dataset: TrainingPlan | StreamedPlan,
+        *,
         evaluator: Callable[[nn.Module], dict[str, float]],
         sequence_parallel_size: int = 1,
         **kwargs: Any,
     ):
         args, once_an_epoch = by_plan(args, train_dataset)
         # Trainer asks for a dataset where it is to evaluate, and never looks at it here
-        super().__init__(args=args, train_dataset=train_dataset, eval_dataset=[], **kwargs)
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=[], **kwargs)
         self.add_callback(EpochEnds(train_dataset, once_an_epoch))
         self.evaluator = evaluator
         self.sequence_parallel_size = sequence_parallel_size
