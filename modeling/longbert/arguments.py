@@ -133,8 +133,8 @@ class DataArguments(FileArguments):
     )
     held_out_every: int = described(
         10,
-        "k: documents 0, k, 2k, ... are held out from training; the proof reads them. Fewer than k documents are "
-        "divided into pieces, of which the same are held out",
+        "k: about one document in k, chosen by its text, is held out from training; the proof reads those. Fewer than "
+        "k documents are divided into pieces, of which some are held out",
     )
     packing: bool = described(False, "put several short documents into one row; they do not see each other")
     stride: int = described(0, "tokens that each row of a long document repeats from the row before")
