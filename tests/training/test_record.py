@@ -324,6 +324,19 @@ def test_an_abandoned_branch_is_never_taken_again(tiny_source, tmp_path):
     assert "gone on with learning_rate: 0.001 -> 0.005" in (run / "README.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_finished_run_that_is_branched_keeps_its_result(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source)
+    assert train(file)[0] == 0
+    run = tmp_path / "run"
+    before = {name: (run / name).read_bytes() for name in ("model.safetensors", "proof.md", "README.md")}
+    changes = ("resume_with_changes=true", "learning_rate=5e-3")
+    status, printed = train(file, f"resume={run}/checkpoint-5", *changes)
+    assert status == 0, printed
+    assert {name: (run / "result.abandoned" / name).read_bytes() for name in before} == before
+    assert (run / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
 def test_a_branch_in_another_folder_begins_where_it_was_told(tiny_source, tmp_path):
     """Even if it is killed before its first checkpoint."""
     file = write_settings(tmp_path, tiny_source)

@@ -179,6 +179,13 @@ class Record:
         resume = self.run_args.resume
         if resume in (None, "auto"):
             return
+        if self.kept["finished"] and (self.folder / RECORD).exists():
+            aside = self.folder / "result.abandoned"
+            set_aside(aside, "before")
+            for name in self.kept["finished"]:
+                if (self.folder / name).exists():
+                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / name).rename(aside / name)
         self.kept |= {"resumed_from": str(Path(resume).resolve()), "finished": None}
         step = step_of(Path(resume))
         for later in self.folder.glob("checkpoint-*"):
