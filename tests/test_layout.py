@@ -23,6 +23,7 @@ ORDER = [
     "kernels",
     "global_attention",
     "text_attention",
+    "closed_attention",
     "attention",
     "losses",
     "source_weights",

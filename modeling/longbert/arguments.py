@@ -67,6 +67,12 @@ class ModelArguments:
         None, "how many first tokens see, and are seen by, all others under a window"
     )
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
+    closed_attention_layers: list[int] = described(
+        [], "layers that begin with the window and learn, head by head, how much what is outside of it counts"
+    )
+    closed_attention_start: float | None = described(
+        None, "where that learning begins: what is outside counts by this number's sigmoid; by default -4"
+    )
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
     hidden_dropout_prob: float | None = described(None, "dropout of the hidden states")
     classifier_pooling: str | None = described(None, "what a classifier reads: cls, or mean of all tokens")
@@ -188,6 +194,9 @@ class RunArguments:
         False, "go on although settings, data or versions are not those that the run was begun with, and write it down"
     )
     max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+    closed_attention_learning_rate: float = described(
+        0.05, "of the weights that open closed_attention_layers, which are few, and have far to go"
+    )
 
     def __post_init__(self) -> None:
         if self.max_loss_ratio <= 1:

@@ -39,10 +39,18 @@ class SafeTrainer(Trainer):
     Args:
         max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100, or of 0.05 where
             that is less.
+        closed_attention_learning_rate: of the weights that open closed layers.
     """
 
-    def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        max_loss_ratio: float = 3.0,
+        closed_attention_learning_rate: float = 0.05,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        self.closed_attention_learning_rate = closed_attention_learning_rate
         if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
         self.max_loss_ratio = max_loss_ratio
@@ -128,6 +136,21 @@ class SafeTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer's, without position tables: a row that no batch visits must stay what it is."""
         return [name for name in super().get_decay_parameter_names(model) if "position_embeddings" not in name]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As Trainer's, but closed layers are opened at a rate of their own, which falls with the other."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        gates = [weight for name, weight in self.model.named_parameters() if name.endswith(".far_gate")]
+        gates = [gate for gate in gates if gate.requires_grad]
+        if is_new and gates:
+            known = {*map(id, gates)}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in known]
+            optimizer.add_param_group(
+                {"params": gates, "lr": self.closed_attention_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
 
     # ---- checkpoints
 
