@@ -3,20 +3,12 @@
 accelerate launch train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
 """
 
-import sys
-
 from transformers import TrainingArguments, set_seed
 
-from longbert.arguments import (
-    USER_ERRORS,
-    DataArguments,
-    ModelArguments,
-    PretrainingArguments,
-    in_one_line,
-    parse_config,
-)
+from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
 from longbert.data.held_out import split_held_out
+from longbert.entry import start
 from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
 from longbert.publishing import command_line, push_run, write_card
@@ -24,7 +16,6 @@ from longbert.source import Source
 from longbert.training.freezing import select_parameters
 from longbert.training.memory import checkpoint_activations
 from longbert.training.pretraining import dry_run, make_plan, make_trainer, open_output, tokenize_for, train_natively
-from longbert.training.safety import DivergedError
 from longbert.training.sequence_parallel import share_sequences
 from longbert.training.trainer import LongTrainer
 
@@ -93,7 +84,4 @@ def finish(trainer: LongTrainer, prover: Prover) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"train.py: {in_one_line(error)}")
+    start(main)

@@ -114,12 +114,17 @@ def resolve_path(path: str) -> str:
     """`package://name/folder/file` as a path inside the installed package; anything else as it is.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package is not installed, or the path leads out of it.
     """
     if not path.startswith(PACKAGE_SCHEME):
         return path
     package, _, inner = path.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = importlib.util.find_spec(package)
+    if not all(part.isidentifier() for part in package.split(".")) or ".." in Path(inner).parts:
+        raise ValueError(f"{path} is no place in a package: write {PACKAGE_SCHEME}name/folder/file")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ImportError:  # of what it would be in
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{path} needs the package that provides {package!r}: install it, or name files instead")
-    return str(Path(spec.submodule_search_locations[0], inner))
+    return str(Path(spec.submodule_search_locations[0], inner.lstrip("/")))

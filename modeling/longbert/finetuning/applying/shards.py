@@ -16,7 +16,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from ...arguments import USER_ERRORS, FileArguments
+from ...arguments import FileArguments
+from ...errors import USER_ERRORS
 from ...folders import file_written_aside, refuse_occupied, sha256_of, written_aside
 from ...source_weights import find_file
 from .archive import Archive, Input, Text, to_stderr
