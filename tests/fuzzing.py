@@ -3,12 +3,17 @@
 import gzip
 import json
 import random
+import shutil
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 
 EVIL = "output_dir=/evil"  # what must be found in no setting but the one that it was given to
@@ -155,9 +160,6 @@ def changed_json(content: bytes, draw: random.Random) -> bytes:
 
 def write_tables(folder: Path) -> list[Path]:
     """A whole file of every kind that is read as a table or a text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"text": f"the state of the union is strong {number} . " * 3, "label": "ab"[number % 2]} for number in range(6)
@@ -171,11 +173,28 @@ def write_tables(folder: Path) -> list[Path]:
     (folder / "a.txt.gz").write_bytes(gzip.compress(b"the state of the union . " * 20))
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
-    return sorted(folder.iterdir())
+    Dataset.from_list(rows).save_to_disk(folder / "saved")
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def write_pickled(source: Path, folder: Path) -> None:
-    """The weights of a source in the format that came before safetensors."""
-    from safetensors.torch import load_file
-
-    torch.save(load_file(source / "model.safetensors"), folder / "pytorch_model.bin")
+def write_models(source: Path, folder: Path) -> list[Path]:
+    """The same model as a folder of each form: safetensors, the pickled form before it, parts with an index, and a
+    sentence encoder."""
+    weights = load_file(source / "model.safetensors")
+    forms = [folder / name for name in ("safe", "pickled", "parts", "encoder")]
+    for form in forms:
+        shutil.copytree(source, form)
+    for form in forms[1:3]:
+        (form / "model.safetensors").unlink()
+    torch.save(weights, forms[1] / "pytorch_model.bin")
+    parts = {"a.safetensors": dict(list(weights.items())[::2]), "b.safetensors": dict(list(weights.items())[1::2])}
+    for name, part in parts.items():
+        save_file(part, forms[2] / name, {"format": "pt"})
+    places = {weight: name for name, part in parts.items() for weight in part}
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (forms[2] / "model.safetensors.index.json").write_text(json.dumps(index))
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (forms[3] / "modules.json").write_text(json.dumps(modules))
+    (forms[3] / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    return forms

@@ -491,6 +491,21 @@ def write_config(file: str | Path, *instances: Any) -> None:
     Path(file).write_text(redacted(yaml.safe_dump(settings, sort_keys=False)), "utf-8")
 
 
+def written_config(file: str | Path) -> dict[str, Any]:
+    """The settings that `write_config` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        settings = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"{file} is damaged: it holds no settings")
+    return settings or {}
+
+
 def _plain(value: Any) -> Any:
     """A setting's value as YAML has it."""
     if isinstance(value, list | tuple):

@@ -249,7 +249,7 @@ def add_launch(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="...", help="as accelerate launch has it: its options, then a script"
     )
-    command.set_defaults(run=lambda arguments: launch(arguments.argv))
+    command.set_defaults(run=lambda arguments: launch(arguments.argv[arguments.argv[:1] == ["--"] :]))
 
 
 def add_bake(commands: argparse._SubParsersAction) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from .disclosure import redact_stderr, redacted
-from .errors import mendable
+from .errors import is_of_lost_peer, mendable
 
 
 MENDABLE_EXIT_STATUS = 2
 TRACEBACK_VARIABLE = "LONGBERT_TRACEBACK"
+REPORT_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 
 def start(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -39,10 +40,11 @@ def run(name: str, main: Callable[[], int | None]) -> int:
         return main() or 0
     except Exception as error:
         said = mendable(error)
-        if said is None or os.environ.get(TRACEBACK_VARIABLE):
+        if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        line = redacted(f"{name}: {said}")
-        if _speaks(line):
+        if said is None and not (is_of_lost_peer(error) and _has_been_said()):
+            raise
+        if said is not None and _speaks(line := redacted(f"{name}: {said}")):
             print(line, file=sys.stderr)
         return MENDABLE_EXIT_STATUS
 
@@ -50,21 +52,33 @@ def run(name: str, main: Callable[[], int | None]) -> int:
 def _speaks(line: str) -> bool:
     """Whether this process says it: of those that torch's launcher has started on a machine the first.
 
-    The launcher gives each a place for a report, in a folder of its own inside a common one. The line stands there
-    too, as the launcher's own report, which nothing from within can prevent, shows it.
+    The line stands in the report too that the launcher asks every process for, and shows at its end, which nothing
+    from within can prevent.
     """
-    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if report is None:
+    mark = _mark()
+    if mark is None:
         return True
     told = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
     try:
-        Path(report).write_text(json.dumps({"message": told}), "utf-8")
-        Path(report).parents[1].joinpath("said").touch(exist_ok=False)
+        Path(os.environ[REPORT_VARIABLE]).write_text(json.dumps({"message": told}), "utf-8")
+        mark.touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # better twice than not at all
         return True
     return True
+
+
+def _has_been_said() -> bool:
+    mark = _mark()
+    return mark is not None and mark.exists()
+
+
+def _mark() -> Path | None:
+    """A file that is there once one of the launcher's processes has said what went wrong; their reports lie in folders
+    beside it."""
+    report = os.environ.get(REPORT_VARIABLE)
+    return Path(report).parents[1] / "said" if report else None
 
 
 def launch(argv: list[str]) -> int:

@@ -24,7 +24,9 @@ USER_ERRORS = (
     MemoryError,
     torch.OutOfMemoryError,
 )
-# what torch says of a file that it cannot write, as on a full disk, or read, in a RuntimeError as of anything else
+# what torch says of memory in a RuntimeError, as of anything else
+OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")
+# and of a file that it cannot write, as on a full disk, or read
 OF_FILES = ("PytorchStream", "inline_container.cc", "iostream error")
 # of what the extras bring, what is imported
 IN_EXTRAS = {
@@ -49,13 +51,23 @@ def mendable(error: BaseException) -> str | None:
         return f"this needs {error.name}: pip install 'longbert[{IN_EXTRAS[module]}]'" if module in IN_EXTRAS else None
     if isinstance(error, ImportError):  # without a name: raised by a library to say what it needs
         return in_one_line(error) if error.name is None else None
-    of_file = isinstance(error, RuntimeError) and any(mark in str(error) for mark in OF_FILES)
-    return in_one_line(error) if of_file or isinstance(error, USER_ERRORS) else None
+    known = isinstance(error, USER_ERRORS) or _says(error, OF_FILES) or _says(error, OF_MEMORY)
+    return in_one_line(error) if known else None
+
+
+def _says(error: BaseException, marks: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
+
+
+def is_of_lost_peer(error: BaseException) -> bool:
+    """Whether an error only says that another process of the run is gone."""
+    lost = isinstance(error, torch.distributed.DistError) if torch.distributed.is_available() else False
+    return lost or isinstance(error, RuntimeError) and "Connection closed by peer" in str(error)
 
 
 def in_one_line(error: BaseException) -> str:
     """What an error says, without the words of the library that passed it on, and in signs that can be seen."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, OF_MEMORY):
         return f"out of memory: read fewer or shorter rows at once ({_visible(str(error)) or 'on the CPU'})"
     said = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
     return _visible(str(said)) or type(said).__name__

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 MANIFEST = "manifest.json"
@@ -70,6 +71,21 @@ def set_aside(folder: str | Path, why: str) -> None:
     names = (f"{folder}.{why}" + (f".{number}" if number > 1 else "") for number in itertools.count(1))
     if Path(folder).exists():
         os.rename(folder, next(name for name in names if not Path(name).exists()))
+
+
+def read_json(file: str | Path, kind: Any = dict) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(Path(file).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} is damaged: it holds a {type(content).__name__}, not a {kind.__name__}")
+    return content
 
 
 def write_manifest(folder: Path) -> None:
