@@ -351,7 +351,7 @@ def test_a_branch_in_another_folder_begins_where_it_was_told(tiny_source, tmp_pa
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("run", "other")]
     assert weights[0] == weights[1]
     status, printed = train(file, other, f"resume={checkpoint}")
-    assert status == 1 and "already holds something" in printed
+    assert status == 2 and "already holds something" in printed
 
 
 class LossGrows:

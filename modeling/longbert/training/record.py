@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
-from ..folders import file_written_aside, refuse_occupied, set_aside, sha256_of
-from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
+from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
+from .changes import WHERE, WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 
 
@@ -102,11 +102,11 @@ class Record:
             if self.args.process_index == 0:
                 self._begin()
             else:
-                self.kept = _load(self.folder / RECORD)
+                self.kept = read_json(self.folder / RECORD)
 
     def _begin(self) -> None:
         self._take()
-        kept = self.kept
+        kept, changes = self.kept, []
         if not kept:
             self.kept = {"told": self.told, "began": _now(), "changes": [], "resumed_from": None, "finished": None}
         else:
@@ -116,15 +116,17 @@ class Record:
             if changes:
                 kept["changes"].append({"at": _now(), "changed": changes})
                 logger.warning(f"going on with changes: {'; '.join(changes)}")
-            before, now = kept["told"]["settings"], self.told["settings"]
-            if changes or any(before.get(name) != now.get(name) for name in WHICH):
-                kept["finished"] = None
         self._follow_explicit_resume()
+        if kept and (changes or any(self._is_other(name) for name in WHICH)):
+            kept["finished"] = None
         if self.is_finished():
             return
         self.kept |= {"told": self.told, "finished": None}
         self._write()
         write_config(self.folder / SETTINGS, *self.instances, notes=self.changes_in_words())
+
+    def _is_other(self, name: str) -> bool:
+        return self.kept["told"]["settings"].get(name) != self.told["settings"].get(name)
 
     def _refuse_occupied(self) -> None:
         resume = self.run_args.resume
@@ -152,9 +154,9 @@ class Record:
         file = folder / RECORD
         if file.is_file():
             try:
-                return _load(file)
+                return read_json(file)
             except ValueError as error:
-                self._without_record(f"{file} is damaged ({error})")
+                self._without_record(str(error))
         elif folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
             self._without_record(f"{folder} has no {RECORD}, so nothing says what its run was told")
         return {}
@@ -199,9 +201,17 @@ class Record:
         with self.args.main_process_first():
             return find_checkpoint(str(self.folder), self.run_args.resume, self.args.process_index == 0, first)
 
-    def changes_in_words(self) -> list[str]:
-        """A line for each time that the run went on with changes."""
-        return [f"{each['at']}, gone on with {'; '.join(each['changed'])}" for each in self.kept["changes"]]
+    def changes_in_words(self, public: bool = False) -> list[str]:
+        """A line for each time that the run went on with changes.
+
+        Args:
+            public: without what names places on the user's disk.
+        """
+        private = tuple(f"{name}: " for name in WHERE) if public else ()
+        return [
+            f"{each['at']}, gone on with {'; '.join(word for word in each['changed'] if not word.startswith(private))}"
+            for each in self.kept["changes"]
+        ]
 
     def is_finished(self) -> bool:
         """Whether the run has ended, and everything that it made is whole; what is not is set aside."""
@@ -233,10 +243,6 @@ class Record:
     def _write(self) -> None:
         with file_written_aside(self.folder / RECORD) as aside:
             aside.write_text(json.dumps(self.kept, indent=1) + "\n", "utf-8")
-
-
-def _load(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8"))
 
 
 def step_of(checkpoint: Path) -> int | None:

@@ -14,6 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from ..errors import MendableError
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
 from .resuming import Progress, TrainedAlready, problem_of
@@ -27,7 +28,7 @@ LOSSES_NEEDED = 20
 LEARNED = 0.05  # a mean loss below it is as good as none: one hard example is many times that, and no divergence
 
 
-class DivergedError(RuntimeError):
+class DivergedError(MendableError):
     """The loss or the gradient is no longer a number, or has exploded."""
 
 
