@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
@@ -25,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 LOSSES_REMEMBERED = 100
 LOSSES_NEEDED = 20
+TOLD = ("initial_lr", "weight_decay", "betas", "eps")  # of a group of an optimizer's weights, by the settings
 LEARNED = 0.05  # a mean loss below it is as good as none: one hard example is many times that, and no divergence
 
 
@@ -152,6 +154,21 @@ class SafeTrainer(Trainer):
                 {"params": gates, "lr": self.closed_attention_learning_rate, "weight_decay": 0.0}
             )
         return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer's, but what the settings say of rates and decay stays, where a checkpoint was told otherwise."""
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        told = [{name: group[name] for name in TOLD if name in group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, said in zip(self.optimizer.param_groups, told, strict=True):
+            group.update(said)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            self.lr_scheduler._last_lr = self.lr_scheduler.get_lr()
+            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
 
     # ---- checkpoints
 
