@@ -165,10 +165,11 @@ class SafeTrainer(Trainer):
         for group, said in zip(self.optimizer.param_groups, told, strict=True):
             group.update(said)
         if isinstance(self.lr_scheduler, LambdaLR):
-            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
-            self.lr_scheduler._last_lr = self.lr_scheduler.get_lr()
-            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate
+            scheduler, groups = self.lr_scheduler, self.optimizer.param_groups
+            scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]
 
     # ---- checkpoints
 
