@@ -140,10 +140,13 @@ def public_command(argv: list[str], settings: dict[str, Any]) -> str:
         argv: the script, its config, and `key=value`.
         settings: what these came to.
     """
-    script, config, *overrides = argv
+    place, scripts = Path(argv[0]).resolve(), scripts_folder().resolve()
+    words = [place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name]
+    for config in argv[1:2]:
+        words.append((public_name(config) if Path(config).exists() else config) or "CONFIG.yaml")
     public = public_settings(settings)
-    kept = [word for word in overrides if (key := word.partition("=")[0]) in public and public[key] == settings[key]]
-    place, scripts = Path(script).resolve(), scripts_folder().resolve()
-    called = place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name
-    named = public_name(config) if Path(config).exists() else config
-    return redacted(shlex.join(["accelerate", "launch", called, named or "CONFIG.yaml", *kept]))
+    for word in argv[2:]:
+        key = word.partition("=")[0]
+        if key in public and public[key] == settings[key]:
+            words.append(word)
+    return redacted(shlex.join(["accelerate", "launch", *words]))

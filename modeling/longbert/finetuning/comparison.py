@@ -13,7 +13,7 @@ from transformers import IntervalStrategy, TrainingArguments
 from ..arguments import RunArguments, described, write_config
 from ..data.features import FRAME
 from ..folders import damage, refuse_occupied, written_aside
-from ..publishing import command_line, push_run, write_card
+from ..publishing import command_line, push_run, refuse_stranger, write_card
 from .results.costs import Cost, together
 from .results.estimates import Estimate, estimate_table
 from .results.metrics import Figures
@@ -136,6 +136,8 @@ def compare(
         _say_what_it_costs(runs, lengths, source_length, writes)
         return
     if writes:
+        if args.push_to_hub:
+            refuse_stranger()
         if not run_args.resume:
             refuse_occupied(args.output_dir)
         write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)

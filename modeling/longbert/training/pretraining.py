@@ -19,6 +19,7 @@ from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..data.words import Segmenter
 from ..folders import damage, refuse_occupied
 from ..proof import Prover
+from ..publishing import refuse_stranger
 from ..source import PretrainingModel, Source
 from .memory import peak_memory
 from .resuming import find_checkpoint
@@ -40,6 +41,8 @@ def open_output(args: TrainingArguments, run_args: PretrainingArguments, *others
     if args.resume_from_checkpoint:
         raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
     if args.process_index == 0 and not run_args.dry_run:
+        if args.push_to_hub:
+            refuse_stranger()
         if not run_args.resume:
             refuse_occupied(args.output_dir)
         write_config(Path(args.output_dir, "config.yaml"), *others, run_args, args)

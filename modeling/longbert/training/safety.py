@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from ..disclosure import hand_on_token
 from ..errors import MendableError
 from ..folders import put_in_place, set_aside
 from ..publishing import push_run
@@ -44,6 +45,7 @@ class SafeTrainer(Trainer):
 
     def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        hand_on_token(self.args)  # checkpoints hold the settings
         if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
         self.max_loss_ratio = max_loss_ratio
