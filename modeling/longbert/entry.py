@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from .disclosure import redact_stderr, redacted
 from .errors import is_of_lost_peer, mendable
@@ -19,10 +18,11 @@ TRACEBACK_VARIABLE = "LONGBERT_TRACEBACK"
 REPORT_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 
-def start(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run the main function of a script with its arguments, and end the process."""
+def start(main: Callable[[list[str]], int | None]) -> None:
+    """Run the main function of a script with its arguments; where it does not end well, so does the process."""
     redact_stderr()
-    sys.exit(run(Path(sys.argv[0]).name, lambda: main(sys.argv[1:])))
+    if status := run(Path(sys.argv[0]).name, lambda: main(sys.argv[1:])):
+        sys.exit(status)
 
 
 def run(name: str, main: Callable[[], int | None]) -> int:
