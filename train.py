@@ -3,10 +3,13 @@
 accelerate launch --quiet train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
 """
 
+from pathlib import Path
+
 from transformers import TrainingArguments, set_seed
 
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
+from longbert.data.fingerprints import of_documents
 from longbert.data.held_out import split_held_out
 from longbert.entry import start
 from longbert.proof import Prover
@@ -15,7 +18,8 @@ from longbert.publishing import command_line, push_run, write_card
 from longbert.source import Source
 from longbert.training.freezing import select_parameters
 from longbert.training.memory import checkpoint_activations
-from longbert.training.pretraining import dry_run, make_plan, make_trainer, open_output, tokenize_for, train_natively
+from longbert.training.pretraining import dry_run, make_plan, make_trainer, tokenize_for, train_natively
+from longbert.training.record import Record
 from longbert.training.sequence_parallel import share_sequences
 from longbert.training.trainer import LongTrainer
 
@@ -28,7 +32,7 @@ def main(argv: list[str]) -> None:
         print(f"{args.world_size} process{'es' * (args.world_size > 1)} on {args.device.type}")
     source = Source.of(model_args)
     source.refuse_longer(run_args)
-    checkpoint = open_output(args, run_args, model_args, data_args)
+    record = Record.claim(args, run_args, model_args, data_args)
     set_seed(args.seed)
 
     documents = load_documents(
@@ -38,6 +42,9 @@ def main(argv: list[str]) -> None:
         settings=data_args,
         separator=data_args.document_separator,
     )
+    record.begin(source.digest(), {"documents": of_documents(documents)})
+    if record.is_finished():
+        return show(args)
     training, held_out = split_held_out(documents, data_args.held_out_every, data_args.proof_documents)
     tokens = tokenize_for(training, source.tokenizer, data_args, run_args)
     prover = Prover(
@@ -66,21 +73,28 @@ def main(argv: list[str]) -> None:
     if source.path:
         prover.chunked(SOURCE_CHUNKED, source.load(source.native).to(args.device))
     prover.whole(EXTENDED_BEFORE if source.path else BEFORE, model)
-    trainer.train_or_stop(checkpoint)
+    trainer.train_or_stop(record.checkpoint())
     prover.whole(EXTENDED_AFTER if source.path else AFTER, model)
     prover.chunked(SAME_CHUNKED, model)
-    finish(trainer, prover)
+    finish(trainer, prover, record)
+    show(args)
 
 
-def finish(trainer: LongTrainer, prover: Prover) -> None:
-    """Save the model, its proof and its card beside it, and push them where asked to."""
-    trainer.save_model(_internal_call=True)  # else it pushes, before there is a card
+def finish(trainer: LongTrainer, prover: Prover, record: Record) -> None:
+    """Save the model, its proof and its card beside it."""
+    trainer.save_result()
     if trainer.is_world_process_zero():
-        print(prover.proof.to_markdown())
         prover.proof.save(trainer.args.output_dir)
-        write_card(trainer.args.output_dir, command=command_line())
-        if trainer.args.push_to_hub:
-            print(push_run(trainer.args.output_dir, trainer.args))
+        write_card(trainer.args.output_dir, command=command_line(), changes=record.changes_in_words(public=True))
+        record.finish()
+
+
+def show(args: TrainingArguments) -> None:
+    """Print the proof of a run that has ended, and push it where asked to."""
+    if args.process_index == 0:
+        print(Path(args.output_dir, "proof.md").read_text("utf-8"), end="")
+        if args.push_to_hub:
+            print(push_run(args.output_dir, args))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import math
 import sys
 import textwrap
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -60,6 +61,12 @@ class ModelArguments:
         None, "how many first tokens see, and are seen by, all others under a window"
     )
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
+    closed_attention_layers: list[int] = described(
+        [], "layers that begin with the window and learn, head by head, how much what is outside of it counts"
+    )
+    closed_attention_start: float | None = described(
+        None, "where that learning begins: what is outside counts by this number's sigmoid; by default -4"
+    )
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
     hidden_dropout_prob: float | None = described(None, "dropout of the hidden states")
     classifier_pooling: str | None = described(None, "what a classifier reads: cls, or mean of all tokens")
@@ -126,8 +133,8 @@ class DataArguments(FileArguments):
     )
     held_out_every: int = described(
         10,
-        "k: documents 0, k, 2k, ... are held out from training; the proof reads them. Fewer than k documents are "
-        "divided into pieces, of which the same are held out",
+        "k: about one document in k, chosen by its text, is held out from training; the proof reads those. Fewer than "
+        "k documents are divided into pieces, of which some are held out",
     )
     packing: bool = described(False, "put several short documents into one row; they do not see each other")
     stride: int = described(0, "tokens that each row of a long document repeats from the row before")
@@ -177,11 +184,19 @@ class RunArguments:
     resume: str | None = described(
         None, "auto for the newest whole checkpoint in output_dir, or a checkpoint's folder"
     )
+    resume_with_changes: bool = described(
+        False, "go on although settings, data or versions are not those that the run was begun with, and write it down"
+    )
     max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+    closed_attention_learning_rate: float = described(
+        0.05, "of the weights that open closed_attention_layers, which are few, and have far to go"
+    )
 
     def __post_init__(self) -> None:
         if self.max_loss_ratio <= 1:
             raise ValueError(f"max_loss_ratio must be greater than 1, got {self.max_loss_ratio}")
+        if self.resume_with_changes and self.resume is None:
+            raise ValueError("resume_with_changes=true is for a run that goes on: set resume, to auto or a checkpoint")
 
 
 Schedule: typing.TypeAlias = list[list[int | float]] | str | None
@@ -475,9 +490,13 @@ def refuse_precision(settings: dict[str, Any]) -> None:
         raise ValueError(f"{key}=true, but this {device} device has no bf16: {fp32}, or {other}=true instead")
 
 
-def write_config(file: str | Path, *instances: Any) -> None:
+def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -> None:
     """Write the settings of a run, without tokens: all of ours, and those of other classes that differ from their
-    default."""
+    default.
+
+    Args:
+        notes: lines to end with, as comments.
+    """
     settings: dict[str, Any] = {}
     for instance in instances:
         ours = type(instance).__module__.startswith(__package__)
@@ -488,7 +507,8 @@ def write_config(file: str | Path, *instances: Any) -> None:
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(redacted(yaml.safe_dump(settings, sort_keys=False)), "utf-8")
+    comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+    Path(file).write_text(redacted(yaml.safe_dump(settings, sort_keys=False) + comments), "utf-8")
 
 
 def written_config(file: str | Path) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_file_options(command)
     command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(
-        "--held-out-every", type=int, help="k: read only documents 0, k, 2k, ..., which train.py holds out"
+        "--held-out-every", type=int, help="k: read only the documents that train.py holds out with it"
     )
     command.add_argument(
         "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"

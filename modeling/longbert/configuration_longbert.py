@@ -72,6 +72,10 @@ class LongBertConfig(BertConfig):
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
         full_attention_layers: layers that ignore the window.
+        closed_attention_layers: layers that ignore it too, but begin nearly as if they did not: a weight of each head,
+            `far_gate`, says how much keys outside the window count, and is learned (`closed_attention.py`).
+        closed_attention_start: the value that these weights begin with; far keys count by its sigmoid, 0.018 of a
+            near one's weight at -4.
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
         extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
@@ -95,6 +99,8 @@ class LongBertConfig(BertConfig):
     attention_window: int | None = None
     global_tokens: int = 1
     full_attention_layers: list[int] | None = None
+    closed_attention_layers: list[int] | None = None
+    closed_attention_start: float | int = -4.0
     classifier_pooling: Literal["cls", "mean"] = "cls"
     extended_from: str | None = None
     task_settings: dict[str, Any] | None = None
@@ -159,9 +165,17 @@ class LongBertConfig(BertConfig):
             raise ValueError(f"attention_window must be an even number of tokens or None, got {self.attention_window}")
         if self.global_tokens < 0:
             raise ValueError(f"global_tokens must not be negative, got {self.global_tokens}")
-        for layer in self.full_attention_layers or []:
-            if not 0 <= layer < self.num_hidden_layers:
-                raise ValueError(f"full_attention_layers must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
+        for name in ("full_attention_layers", "closed_attention_layers"):
+            for layer in getattr(self, name) or []:
+                if not 0 <= layer < self.num_hidden_layers:
+                    raise ValueError(f"{name} must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
+        if self.closed_attention_layers and self.attention_window is None:
+            raise ValueError(
+                f"closed_attention_layers={self.closed_attention_layers} are closed to what is outside of a window: "
+                "set attention_window, or leave them out"
+            )
+        if both := sorted({*(self.full_attention_layers or [])} & {*(self.closed_attention_layers or [])}):
+            raise ValueError(f"layers {both} are in full_attention_layers and in closed_attention_layers: name one")
         if self.is_decoder and self.attention_window is not None:
             raise ValueError("attention_window needs a bidirectional encoder, got is_decoder=True")
 

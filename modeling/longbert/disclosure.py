@@ -133,6 +133,13 @@ def _public(key: str, value: Any) -> Any:
     return None if _PATH.match(value) else redacted(value)
 
 
+def may_be_told(change: str) -> bool:
+    """Whether a change of a setting, `name: old -> new`, may be published."""
+    key, _, values = change.partition(": ")
+    named = key in _OF_MODELS or _OF_FILES.search(key) or _PRIVATE.match(key)
+    return not named and not re.search(rf"['\"]{_PATH.pattern.removeprefix('^')}", values)
+
+
 def public_command(argv: list[str], settings: dict[str, Any]) -> str:
     """How a script was launched, as a card says it: `CONFIG.yaml` stands for a config of the user's.
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,10 @@ def run(name: str, main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
+    except KeyboardInterrupt:
+        if _speaks(line := f"{name}: interrupted"):
+            print(line, file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         said = mendable(error)
         if os.environ.get(TRACEBACK_VARIABLE):

@@ -23,9 +23,14 @@ def scripts_folder() -> Path:
     return installed if installed.exists() else Path(__file__).parents[2]
 
 
-def refuse_occupied(folder: str | Path) -> None:
-    """Raise `FileExistsError` where writing into `folder` could lose something."""
-    if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+def refuse_occupied(folder: str | Path, but: str | None = None) -> None:
+    """Raise `FileExistsError` where writing into `folder` could lose something.
+
+    Args:
+        but: name of a file that may be there.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(each.name != but for each in folder.iterdir())):
         raise FileExistsError(f"{folder} already holds something: name a new or an empty folder")
 
 
@@ -54,6 +59,19 @@ def put_in_place(aside: Path, folder: Path) -> None:
         _sync(path)
     aside.rename(folder)
     _sync(folder.parent)
+
+
+def put_files_in_place(aside: Path, folder: Path) -> None:
+    """Move written files into a folder that has others; after a crash each is there whole, as it was or as it is."""
+    for path in (path for path in sorted(aside.rglob("*")) if path.is_file()):
+        place = folder / path.relative_to(aside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sync(path)
+        path.replace(place)
+    for made in (path for path in aside.rglob("*") if path.is_dir()):  # one without files says something too
+        (folder / made.relative_to(aside)).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside)
+    _sync(folder)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write_card(
     row: str | None = None,
     command: list[str] | None = None,
     name: str | None = None,
+    changes: Sequence[str] = (),
 ) -> None:
     """Write `README.md`, the card of a model, into its folder; what the source's card says of licence, language and
     base model stays. It is made to be published: see `disclosure` for what it leaves out.
@@ -50,6 +52,7 @@ def write_card(
         row: the model's own row in the table of results; by default the first.
         command: the words of the run's command line: the script, its config and overrides.
         name: the repository, where it is known; by default the folder's name.
+        changes: what the run went on with that it was not begun with, a line for each time.
     """
     folder = Path(folder)
     for file in (*EVIDENCE, SETTINGS):
@@ -64,7 +67,9 @@ def write_card(
         metadata |= {"library_name": ENCODER_LIBRARY, "pipeline_tag": "sentence-similarity"}
     if results := eval_results(folder, settings, config, row):
         metadata |= {"model_name": name.rpartition("/")[2], "eval_results": results}
-    card = model_card(config, name, public_name(source or ""), _sections(folder, settings, command), **metadata)
+    card = model_card(
+        config, name, public_name(source or ""), _sections(folder, settings, command, changes), **metadata
+    )
     card.save(folder / "README.md")
 
 
@@ -93,7 +98,9 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _sections(folder: Path, settings: dict[str, Any], command: list[str] | None) -> dict[str, str]:
+def _sections(
+    folder: Path, settings: dict[str, Any], command: list[str] | None, changes: Sequence[str]
+) -> dict[str, str]:
     shown = []
     for table, pictures in TABLES.items():
         if (folder / table).exists():
@@ -103,6 +110,7 @@ def _sections(folder: Path, settings: dict[str, Any], command: list[str] | None)
     if told := public_settings(settings):
         trained.append(f"```yaml\n{yaml.safe_dump(told, sort_keys=False).strip()}\n```")
         trained.append("Files and folders of the machine that it was trained on are left out.")
+    trained += [f"- {change}" for change in changes]
     sections = {"Does it work?": shown, "Training": trained}
     return {title: "\n\n".join(parts) for title, parts in sections.items() if parts}
 

@@ -1,5 +1,6 @@
 """A checkpoint as it is: config, tokenizer, head, the modules of a sentence encoder, and what did not arrive."""
 
+import hashlib
 import json
 import os.path
 import shutil
@@ -16,7 +17,7 @@ from . import modeling_longbert
 from .arguments import ModelArguments, PretrainingArguments, parse_schedule
 from .configuration_longbert import LongBertConfig, says_something
 from .families import Family, architectures_in, family_of
-from .folders import read_json, resolve_path
+from .folders import read_json, resolve_path, sha256_of
 from .modeling_longbert import (
     LongBertForMaskedLM,
     LongBertForPreTraining,
@@ -29,6 +30,7 @@ logger = logging.get_logger(__name__)
 
 # vocabularies are padded to multiples of 8 to 128; more vectors than that without a token are another tokenizer's
 PADDED_VOCABULARY = 128
+WEIGHTS_AND_CONFIGS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 MODULES = "modules.json"
 # beside a SentenceTransformer's modules: its settings, and those of its transformer under the names that they have had
 MODULE_SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
@@ -301,6 +303,17 @@ def _read_modules(source: str) -> list[dict[str, Any]] | None:
     return None if file is None else read_json(file, list)
 
 
+def digest_of_files(source: str) -> str:
+    """Of a checkpoint's weights, configs and modules; of a Hub id the commit."""
+    root = Path(source)
+    if not root.is_dir():
+        return Path(find_file(source, "config.json") or source).parent.name
+    modules = [module["path"] for module in _read_modules(source) or [] if module["path"]]
+    files = {file for pattern in (*WEIGHTS_AND_CONFIGS, MODULES, *MODULE_SETTINGS) for file in root.glob(pattern)}
+    files |= {file for module in modules for file in root.glob(f"{module}/*") if file.is_file()}
+    return " ".join(f"{file.relative_to(root)} {sha256_of(file)}" for file in sorted(files))
+
+
 PretrainingModel = LongBertForMaskedLM | LongBertForPreTraining
 
 
@@ -333,6 +346,11 @@ class Source:
         if self.path is None or saved_head(self.path) != model_class.__name__:
             return None
         return [str(self.native.id2label[number]) for number in range(self.native.num_labels)]
+
+    def digest(self) -> str:
+        """Of what a run starts from, wherever it lies: weights, configs and modules, and what the tokenizer does."""
+        files = self.config.to_json_string() if self.path is None else digest_of_files(self.path)
+        return hashlib.sha256(f"{files} {self.tokenizer.backend_tokenizer.to_str()}".encode()).hexdigest()
 
     def refuse_longer(self, run_args: PretrainingArguments) -> None:
         """Raise `ValueError` if rows would be longer than the model reaches, before or after it is extended."""

@@ -17,12 +17,12 @@ def tokenizer():
 
 def corpus(tokenizer, documents: int, words: int, parts: int = 1) -> datasets.Dataset:
     """Tokens of documents in which each id occurs in one place of one document alone."""
-    first, rows = 1000, {"document": [], "part": [], "input_ids": [], "sentence_lengths": []}
+    first, rows = 1000, {"document": [], "part": [], "digest": [], "input_ids": [], "sentence_lengths": []}
     for number in range(documents):
         for part in range(parts):
             ids = [*range(first, first + words)]
             lengths = [min(7, words - start) for start in range(0, words, 7)]
-            for name, value in zip(rows, (f"d{number}", part, ids, lengths), strict=True):
+            for name, value in zip(rows, (f"d{number}", part, first, ids, lengths), strict=True):
                 rows[name].append(value)
             first += words
     return datasets.Dataset.from_dict(rows)

@@ -47,7 +47,6 @@ def test_impossible_values_are_refused_by_name(name, tmp_path):
             {"load_best_model_at_end": True, "save_strategy": "no"},
             "load_best_model_at_end=true needs evaluations to choose by",
         ),
-        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint is called resume here"),
         ({"metric_for_best_model": "f2"}, "metric_for_best_model must be one of accuracy, macro_f1"),
     ],
 )

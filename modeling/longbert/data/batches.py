@@ -60,6 +60,17 @@ class _Plan:
         """Optimizer steps of the run."""
         return sum(phase.steps for phase in self.phases)
 
+    def epochs_after(self, step: int) -> float | None:
+        """How often the rows have been read by the end of a step; None where their number is not known."""
+        epochs = 0.0
+        for phase in self.phases:
+            if not isinstance(phase.rows, datasets.Dataset):
+                return None
+            taken = min(step, phase.steps)
+            epochs += taken * self.batches_per_step * phase.batch_size / len(phase.rows)
+            step -= taken
+        return epochs
+
 
 class TrainingPlan(_Plan, Dataset):
     """Micro-batches by number. Every row is used once before any is used again, in an order drawn anew each time."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from .documents import Documents
+from .documents import Documents, digest_of
 from .features import FRAME, PAIR_FRAME
 from .files import refuse_rows
 from .parts import SENTENCE_END
@@ -65,7 +65,11 @@ def tokenize(
     """
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        kept = {"document": batch["document"], "part": batch["part"] if "part" in batch else [0] * len(batch["text"])}
+        kept = {
+            "document": batch["document"],
+            "part": batch["part"] if "part" in batch else [0] * len(batch["text"]),
+            "digest": batch["digest"] if "digest" in batch else list(map(digest_of, batch["text"])),
+        }
         # verbose=False: longer than model_max_length is what these documents are for
         if not sentences:
             ids = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
@@ -179,9 +183,9 @@ def _lengths_of(dataset: datasets.Dataset, column: str) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _drawing(settings: RowSettings, document: str, part: int) -> random.Random:
-    """What is drawn for a document, or a part of it, depends on it alone, not on where in the corpus it stands."""
-    return random.Random(f"{settings.seed} {settings.max_seq_length} {document}{f' {part}' if part else ''}")
+def _drawing(settings: RowSettings, digest: int) -> random.Random:
+    """What is drawn for a text depends on it alone, not on its file's name nor on where in the corpus it stands."""
+    return random.Random(f"{settings.seed} {settings.max_seq_length} {digest}")
 
 
 def _lengths(settings: RowSettings, size: int, draw: random.Random) -> Iterator[int]:
@@ -193,9 +197,9 @@ def _lengths(settings: RowSettings, size: int, draw: random.Random) -> Iterator[
 def _cutting(settings: RowSettings) -> Callable[[dict[str, list]], dict[str, list]]:
     def cut(batch: dict[str, list]) -> dict[str, list]:
         texts, documents = [], []
-        for document, part, ids in zip(batch["document"], batch["part"], batch["input_ids"], strict=True):
+        for document, digest, ids in zip(batch["document"], batch["digest"], batch["input_ids"], strict=True):
             start, stop = 0, 0
-            for length in _lengths(settings, settings.max_seq_length - FRAME, _drawing(settings, document, part)):
+            for length in _lengths(settings, settings.max_seq_length - FRAME, _drawing(settings, digest)):
                 stop = start + max(length, settings.stride + 1)
                 texts.append([ids[start:stop]])
                 documents.append([document])
@@ -280,8 +284,8 @@ def _pairing(settings: RowSettings, pool: list[Named]) -> Callable[[dict[str, li
             )
         ]
         made: dict[str, list] = {"texts": [], "documents": [], "second": [], "next_sentence_label": []}
-        for (document, sentences), part in zip(cut, batch["part"], strict=True):
-            draw = _drawing(settings, document, part)
+        for (document, sentences), digest in zip(cut, batch["digest"], strict=True):
+            draw = _drawing(settings, digest)
             others = _of_others(cut, document) or _of_others(pool, document)
             for first, second, label in _pairs(sentences, others, settings, budget, draw):
                 _truncate(first, second, budget, draw)

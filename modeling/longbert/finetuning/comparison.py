@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import IntervalStrategy, TrainingArguments
 
-from ..arguments import RunArguments, described, write_config
+from ..arguments import RunArguments, described
 from ..data.features import FRAME
-from ..folders import damage, refuse_occupied, written_aside
-from ..publishing import command_line, push_run, refuse_stranger, write_card
+from ..folders import damage, set_aside, written_aside
+from ..publishing import command_line, push_run, write_card
+from ..training.record import Record
 from .results.costs import Cost, together
 from .results.estimates import Estimate, estimate_table
 from .results.metrics import Figures
@@ -21,7 +22,7 @@ from .results.report import Lines, Report, length_histogram
 from .results.verdict import verdict
 
 
-COST = "cost.json"  # beside a run's predictions
+COST, TOLD = "cost.json", "told.json"  # beside a run's predictions: what they cost, and what was told
 
 
 @dataclass(kw_only=True)
@@ -63,8 +64,6 @@ def choosing_the_best(run_args: ComparisonArguments, args: TrainingArguments, me
     Raises:
         ValueError: the metric has no such figure, or nothing is evaluated to choose or to stop by.
     """
-    if args.resume_from_checkpoint:
-        raise ValueError("resume_from_checkpoint is called resume here: auto")
     if args.load_best_model_at_end and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError(
             "load_best_model_at_end=true needs evaluations to choose by: set eval_strategy and save_strategy to "
@@ -106,9 +105,7 @@ def compare(
     report: Callable[[dict[str, Lines], dict[str, Cost]], Report],
     lengths: list[int],
     source_length: int,
-    run_args: ComparisonArguments,
-    args: TrainingArguments,
-    *settings: Any,
+    record: Record,
 ) -> None:
     """Run them one after the other and say what came out.
 
@@ -118,12 +115,12 @@ def compare(
     Args:
         report: makes the report of every row's predictions, and of what the rows cost.
         lengths: of the texts, in tokens.
-        settings: further settings to keep.
+        record: of the whole; it has begun.
 
     Raises:
-        FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
         ValueError: several models to push, or none.
     """
+    args = record.args
     trained = [run for run in runs if run.trains]
     if args.push_to_hub and len(trained) != 1:
         rows = ", ".join(run.row for run in trained) or "none"
@@ -132,33 +129,36 @@ def compare(
             "one seed and no folds"
         )
     writes = args.process_index == 0
-    if run_args.dry_run:
+    if not record.is_kept:
         _say_what_it_costs(runs, lengths, source_length, writes)
         return
+    if record.is_finished():
+        if writes:
+            _show(trained, args)
+        return
     if writes:
-        if args.push_to_hub:
-            refuse_stranger()
-        if not run_args.resume:
-            refuse_occupied(args.output_dir)
-        write_config(Path(args.output_dir, "config.yaml"), *settings, run_args, args)
         print(length_histogram(lengths, source_length))
     results: dict[str, Lines] = {}
-    costs: dict[str, list[Cost | None]] = {}
+    costs: dict[str, list[Cost]] = {}
     for run in runs:
-        predictions, cost = _predictions(run, run_args, writes)
+        predictions, cost = _predictions(run, record, writes)
         results.setdefault(run.row, []).extend(predictions)
         costs.setdefault(run.row, []).append(cost)
     if not writes:
         return
-    # a row's cost is known where all its runs' are
-    measured = {row: together([each for each in some if each]) for row, some in costs.items() if all(some)}
-    made = report(results, measured)
-    in_words = verdict(made)
-    made.save(args.output_dir, in_words)
-    print(made.to_markdown(in_words))
+    made = report(results, {row: together(some) for row, some in costs.items()})
+    made.save(args.output_dir, verdict(made))
     for run in runs:
         if (run.folder / "config.json").exists():
-            write_card(run.folder, run=args.output_dir, row=run.row, command=command_line())
+            changes = record.changes_in_words(public=True)
+            write_card(run.folder, run=args.output_dir, row=run.row, command=command_line(), changes=changes)
+    record.finish()
+    _show(trained, args)
+
+
+def _show(trained: list[Run], args: TrainingArguments) -> None:
+    """Print what has come out, and push it where asked to."""
+    print(Path(args.output_dir, "results.md").read_text("utf-8"), end="")
     if args.push_to_hub:
         print(push_run(trained[0].folder, args))
 
@@ -173,26 +173,27 @@ def _say_what_it_costs(runs: list[Run], lengths: list[int], source_length: int, 
         print(estimate_table(estimates, counts))
 
 
-def _predictions(run: Run, run_args: ComparisonArguments, writes: bool) -> tuple[Lines, Cost | None]:
+def _predictions(run: Run, record: Record, writes: bool) -> tuple[Lines, Cost]:
     """What a run predicts, and what it cost; what is finished is read instead."""
-    if run_args.resume and (kept := kept_predictions(run.folder)) is not None:
-        return kept, kept_cost(run.folder)
+    folder = run.folder / "predictions"
+    whole = damage(folder) is None
+    if whole and (folder / TOLD).read_text("utf-8") == record.identity:
+        lines = (folder / "test.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines], _cost(folder)
     predictions, cost = run.predict()
     if writes:
-        with written_aside(run.folder / "predictions") as aside:
+        set_aside(folder, "changed" if whole else "damaged")
+        with written_aside(folder) as aside:
             (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions), "utf-8")
             (aside / COST).write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n", "utf-8")
+            (aside / TOLD).write_text(record.identity, "utf-8")
     return predictions, cost
 
 
 def kept_cost(folder: Path) -> Cost | None:
-    """What a finished run has cost; None where that was not measured."""
-    file = folder / "predictions" / COST
-    return Cost(**json.loads(file.read_text("utf-8"))) if file.exists() else None
+    """What a finished run has cost; None where it is not finished."""
+    return None if damage(folder / "predictions") else _cost(folder / "predictions")
 
 
-def kept_predictions(folder: Path) -> Lines | None:
-    """What a finished run has predicted; None where it is not finished."""
-    if damage(folder / "predictions") is not None:
-        return None
-    return [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text("utf-8").splitlines()]
+def _cost(predictions: Path) -> Cost:
+    return Cost(**json.loads((predictions / COST).read_text("utf-8")))

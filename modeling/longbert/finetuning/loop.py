@@ -10,17 +10,18 @@ from typing import Any
 
 import datasets
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from ..arguments import described
 from ..data.batches import Collator, Phase, TrainingPlan
 from ..source import Source
 from ..training.freezing import select_parameters
 from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
-from ..training.resuming import find_checkpoint
+from ..training.record import Record
+from ..training.resuming import EarlyStopping, find_checkpoint
 from ..training.trainer import LongTrainer
 from .comparison import ComparisonArguments, Run, choosing_the_best, compare, refuse_names
-from .examples.splits import Split
+from .examples.splits import Split, fingerprints
 from .results.costs import Cost, RunMeter, memory_of
 from .results.estimates import Estimate, StepTimer, evaluations_of
 from .results.report import Lines, Report, score
@@ -63,11 +64,14 @@ def run_task(
         FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
         ValueError: an example that cannot be used, a strategy that the task cannot read by, or several models to push.
     """
+    record = Record.claim(args, run_args, *settings)
     readers = {name: Reader.of(STRATEGIES[name], source, run_args.max_length) for name in run_args.strategies}
     task.accept(readers)
+    data = fingerprints(splits)
     at_once = min(reader.at_once for reader in readers.values())
     splits = [split.map(lambda examples: task.tokenize(examples, at_once)) for split in splits]
     finetuning = Finetuning(task, source, run_args, args, choosing_the_best(run_args, args, task.metric))
+    record.begin(source.digest(), data)
     runs = [
         finetuning.run(name, reader, split, seed)
         for name, reader in readers.items()
@@ -91,7 +95,7 @@ def run_task(
             lengths=lengths,
         )
 
-    compare(runs, report, lengths, source_length, run_args, args, *settings)
+    compare(runs, report, lengths, source_length, record)
 
 
 @dataclass
@@ -128,9 +132,9 @@ class Finetuning:
         plan = _plan(task.rows(split.train, reader, train=True), task.collator(reader), args, reader.at_once, seed)
         trainer = self._trainer(model, plan, split, reader, _run_arguments(args, plan, seed, folder, self.best))
         if run_args.early_stopping_patience:
-            trainer.add_callback(EarlyStoppingCallback(run_args.early_stopping_patience))
+            trainer.add_callback(EarlyStopping(run_args.early_stopping_patience))
         meter.train(trainer, find_checkpoint(str(folder), run_args.resume, may_rename=args.process_index == 0))
-        trainer.save_model(_internal_call=True)
+        trainer.save_result()
         start = time.perf_counter()
         predictions = task.predict(trainer.model, split.test, reader)
         seconds = time.perf_counter() - start
@@ -161,6 +165,7 @@ class Finetuning:
             compute_loss_func=task.loss,
             evaluator=lambda model: score(task.metric, task.predict(model, split.validation, reader)),
             max_loss_ratio=self.run_args.max_loss_ratio,
+            closed_attention_learning_rate=self.run_args.closed_attention_learning_rate,
         )
 
     def _tokens(self, examples: datasets.Dataset, reader: Reader, train: bool = False) -> int:
@@ -228,11 +233,7 @@ def _plan(
 def _run_arguments(
     args: TrainingArguments, plan: TrainingPlan, seed: int, folder: Path, best: dict[str, Any]
 ) -> TrainingArguments:
-    """One run's settings; what is asked for once an epoch is done every so many steps, as a plan is one long epoch."""
+    """One run's settings."""
     changes: dict[str, Any] = {"output_dir": str(folder), "max_steps": plan.steps, "seed": seed}
     changes["hub_model_id"] = args.hub_model_id or Path(args.output_dir).absolute().name
-    epoch = max(1, round(plan.steps / args.num_train_epochs))
-    for kind in ("eval", "save", "logging"):
-        if getattr(args, f"{kind}_strategy") == "epoch":
-            changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": epoch}
     return dataclasses.replace(args, **changes, **best)

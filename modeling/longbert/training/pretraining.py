@@ -5,21 +5,19 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from ..arguments import DataArguments, PretrainingArguments, write_config
+from ..arguments import DataArguments, PretrainingArguments
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents
 from ..data.masking import RowMasker, TokenMasker, unspaced_share
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..data.words import Segmenter
-from ..folders import damage, refuse_occupied
+from ..folders import damage
 from ..proof import Prover
-from ..publishing import refuse_stranger
 from ..source import PretrainingModel, Source
 from .memory import peak_memory
 from .resuming import find_checkpoint
@@ -29,25 +27,6 @@ from .trainer import LongTrainer
 logger = logging.get_logger(__name__)
 
 UNSPACED_SHARE = 0.01  # of tokens: fewer are names and quotations in a text of another script
-
-
-def open_output(args: TrainingArguments, run_args: PretrainingArguments, *others: Any) -> str | None:
-    """Make the output folder, with the resolved settings in it, and find what is to be resumed.
-
-    Raises:
-        FileExistsError: there is something in it, and nothing is to be resumed.
-        ValueError: the checkpoint to resume is damaged.
-    """
-    if args.resume_from_checkpoint:
-        raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
-    if args.process_index == 0 and not run_args.dry_run:
-        if args.push_to_hub:
-            refuse_stranger()
-        if not run_args.resume:
-            refuse_occupied(args.output_dir)
-        write_config(Path(args.output_dir, "config.yaml"), *others, run_args, args)
-    with args.main_process_first():
-        return find_checkpoint(args.output_dir, run_args.resume, may_rename=args.process_index == 0)
 
 
 def tokenize_for(
@@ -154,8 +133,9 @@ def train_natively(
         plan = make_plan(tokens, native, data_args, native_run, native_args)
         model = source.load(source.native, run_args.objective)
         trainer = make_trainer(model, plan, source, native_run, native_args, prover)
-        checkpoint = find_checkpoint(str(folder), run_args.resume and "auto", may_rename=args.process_index == 0)
-        trainer.train_or_stop(checkpoint)
+        trainer.train_or_stop(
+            find_checkpoint(str(folder), run_args.resume and "auto", may_rename=args.process_index == 0)
+        )
         trainer.save_whole(folder / "model")
     return dataclasses.replace(source, path=str(folder / "model"))
 
@@ -176,6 +156,7 @@ def make_trainer(
         processing_class=source.tokenizer,
         evaluator=prover.metrics,
         max_loss_ratio=run_args.max_loss_ratio,
+        closed_attention_learning_rate=run_args.closed_attention_learning_rate,
         sequence_parallel_size=run_args.sequence_parallel_size,
     )
 

@@ -1,15 +1,15 @@
-"""What keeps a run safe: checkpoints whole or not there, a clean stop on SIGTERM, a guard against divergence."""
+"""What keeps a run safe: checkpoints whole or not there, a clean stop on signals, a guard against divergence."""
 
 import collections
 import math
 import shutil
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
@@ -17,15 +17,17 @@ from transformers.utils import logging
 
 from ..disclosure import hand_on_token
 from ..errors import MendableError
-from ..folders import put_in_place, set_aside
+from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
-from .resuming import SIGTERM_EXIT_STATUS, StopOnSigterm, StoppedBySigterm
+from .resuming import Progress, TrainedAlready, problem_of
+from .signals import StopOnSignal, StoppedBySignal
 
 
 logger = logging.get_logger(__name__)
 
 LOSSES_REMEMBERED = 100
 LOSSES_NEEDED = 20
+TOLD = ("initial_lr", "weight_decay", "betas", "eps")  # of a group of an optimizer's weights, by the settings
 LEARNED = 0.05  # a mean loss below it is as good as none: one hard example is many times that, and no divergence
 
 
@@ -34,18 +36,26 @@ class DivergedError(MendableError):
 
 
 class SafeTrainer(Trainer):
-    """Trainer with whole checkpoints, a clean stop on SIGTERM and a guard against divergence.
+    """Trainer with whole checkpoints, a clean stop on signals and a guard against divergence.
 
     As the first base of a class, before another Trainer, it adds the same to that Trainer.
 
     Args:
         max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100, or of 0.05 where
             that is less.
+        closed_attention_learning_rate: of the weights that open closed layers.
     """
 
-    def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        max_loss_ratio: float = 3.0,
+        closed_attention_learning_rate: float = 0.05,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         hand_on_token(self.args)  # checkpoints hold the settings
+        self.closed_attention_learning_rate = closed_attention_learning_rate
         if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
         self.max_loss_ratio = max_loss_ratio
@@ -54,16 +64,40 @@ class SafeTrainer(Trainer):
         self.step_documents: list[str] = []
         self.tokens_read = 0  # by this process, without padding; the trainers of batches count them
         self.aside: Path | None = None
-        self.add_callback(StopOnSigterm(self))
+        self.stopper = StopOnSignal(self)
+        self.progress = Progress(self.losses)
+        self.add_callback(self.stopper)
+        self.add_callback(self.progress)
 
     def train_or_stop(self, checkpoint: str | None = None) -> None:
-        """Train; a run that SIGTERM has stopped ends the process, with an exit status that says so."""
+        """Train; a run that a signal has stopped ends the process, with an exit status that says so.
+
+        Args:
+            checkpoint: to go on from; one of a training that has ended is only loaded.
+        """
+        self.progress.checkpoint = checkpoint
         try:
             self.train(resume_from_checkpoint=checkpoint)
-        except StoppedBySigterm:
+        except TrainedAlready:
+            self._end()
+        except StoppedBySignal:
             self.callback_handler.on_train_end(self.args, self.state, self.control)  # trackers write what they hold
-            logger.warning(f"stopped by SIGTERM after step {self.state.global_step}, saved; go on with resume=auto")
-            sys.exit(SIGTERM_EXIT_STATUS)
+            self.stopper.leave(self.state.global_step)
+        if self.accelerator.check_trigger():  # a signal after the last step, in an evaluation
+            self.stopper.leave(self.state.global_step)
+
+    def _end(self) -> None:
+        """As Trainer ends a training, after the last step."""
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        self.is_in_train = False
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if problem := problem_of(best):
+            raise ValueError(f"the best checkpoint, {best}, {problem}: resume=auto makes it anew")
+        super()._load_best_model()
 
     # ---- a step
 
@@ -107,6 +141,37 @@ class SafeTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer's, without position tables: a row that no batch visits must stay what it is."""
         return [name for name in super().get_decay_parameter_names(model) if "position_embeddings" not in name]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As Trainer's, but closed layers are opened at a rate of their own, which falls with the other."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        gates = [weight for name, weight in self.model.named_parameters() if name.endswith(".far_gate")]
+        gates = [gate for gate in gates if gate.requires_grad]
+        if is_new and gates:
+            known = {*map(id, gates)}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in known]
+            optimizer.add_param_group(
+                {"params": gates, "lr": self.closed_attention_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer's, but what the settings say of rates and decay stays, where a checkpoint was told otherwise."""
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        told = [{name: group[name] for name in TOLD if name in group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, said in zip(self.optimizer.param_groups, told, strict=True):
+            group.update(said)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            scheduler, groups = self.lr_scheduler, self.optimizer.param_groups
+            scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]
 
     # ---- checkpoints
 
@@ -156,10 +221,26 @@ class SafeTrainer(Trainer):
             )
 
     def save_whole(self, folder: Path) -> None:
-        """Save the model into a folder that appears whole or not at all."""
+        """Save the model into a folder that appears whole or not at all; a damaged one is set aside."""
         aside = folder.with_name(f".{folder.name}.unfinished")
-        self.save_model(str(aside))
-        self.accelerator.wait_for_everyone()
+        self._save_aside(aside)
         if self.args.should_save:
+            set_aside(folder, "damaged")
             put_in_place(aside, folder)
+        self.accelerator.wait_for_everyone()
+
+    def save_result(self) -> None:
+        """Save the model into the run's folder, beside what else is there; each file is there whole or not at all."""
+        folder = Path(self.args.output_dir)
+        aside = folder / ".model.unfinished"
+        self._save_aside(aside)
+        if self.args.should_save:
+            put_files_in_place(aside, folder)
+        self.accelerator.wait_for_everyone()
+
+    def _save_aside(self, aside: Path) -> None:
+        if self.args.should_save:  # what a killed process may have left
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(aside), _internal_call=True)  # else it pushes, before there is a card
         self.accelerator.wait_for_everyone()

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
-from ..data.batches import plan_loader
+from ..data.batches import StreamedPlan, TrainingPlan, plan_loader
+from .epochs import EpochEnds, by_plan
 from .meter import Meter
 from .safety import SafeTrainer
 
@@ -25,13 +27,18 @@ class LongTrainer(SafeTrainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        args: TrainingArguments,
+        train_dataset: TrainingPlan | StreamedPlan,
+        *,
         evaluator: Callable[[nn.Module], dict[str, float]],
         sequence_parallel_size: int = 1,
         **kwargs: Any,
     ):
+        args, once_an_epoch = by_plan(args, train_dataset)
         # Trainer asks for a dataset where it is to evaluate, and never looks at it here
-        super().__init__(*args, eval_dataset=[], **kwargs)
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=[], **kwargs)
+        self.add_callback(EpochEnds(train_dataset, once_an_epoch))
         self.evaluator = evaluator
         self.sequence_parallel_size = sequence_parallel_size
         self.meter = Meter(self.model.config)

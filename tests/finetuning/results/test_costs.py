@@ -78,16 +78,6 @@ def test_tokens_are_counted_seconds_and_memory_measured_and_all_is_kept(settings
     status, printed = run("finetune/classification.py", settings(), "resume=auto")
     assert status == 0, printed
     assert json.loads((tmp_path / "run" / "results.json").read_text("utf-8")) == results
-    # a run of an older version, of which nothing is known: its folder, and the manifest that lists the file, are made
-    # as that version left them
-    folder = tmp_path / "run" / "truncate" / "seed-42" / "predictions"
-    (folder / "cost.json").unlink()
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    del manifest["cost.json"]
-    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    status, printed = run("finetune/classification.py", settings(), "resume=auto")
-    assert status == 0, printed
-    assert "What it cost (of truncate it was not measured): long" in printed
 
 
 def test_a_run_that_is_resumed_counts_on(settings, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ...data.fingerprints import Fingerprint, of_rows
 from .reading import ExampleArguments, place_of
 
 
@@ -32,6 +33,19 @@ class Split:
         """All examples, each once."""
         parts = [self.train, self.validation, *([self.test] if self.test is not self.validation else [])]
         return datasets.concatenate_datasets(parts)
+
+
+def fingerprints(splits: list[Split]) -> dict[str, Fingerprint]:
+    """Of each part of the examples, or of all that folds divide; where their files lie is no part of it."""
+    split = splits[0]
+    if len(splits) > 1:
+        parts = {"examples": split.everything()}
+    else:
+        parts = {"training set": split.train, "validation set": split.validation, "test set": split.test}
+    return {
+        name: of_rows(part.remove_columns([column for column in part.column_names if column == "place"]))
+        for name, part in parts.items()
+    }
 
 
 def make_splits(

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
-from ...training.resuming import StopOnSigterm
 from ...training.safety import SafeTrainer
+from ...training.signals import StopOnSignal
 from .tables import table
 
 
@@ -64,9 +64,9 @@ class StepTimer(TrainerCallback):
 
     @classmethod
     def on(cls, trainer: SafeTrainer) -> "StepTimer":
-        """A timer of a trainer that has nothing to save: SIGTERM ends it at once."""
+        """A timer of a trainer that has nothing to save: a signal ends it at once."""
         timer = cls(trainer)
-        trainer.remove_callback(StopOnSigterm)
+        trainer.remove_callback(StopOnSignal)
         trainer.add_callback(timer)
         return timer
 

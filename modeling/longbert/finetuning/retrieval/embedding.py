@@ -8,6 +8,7 @@ import itertools
 import math
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import datasets
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from ...arguments import ModelArguments, described
 from ...data.features import FRAME
+from ...data.fingerprints import Fingerprint, of_rows
 from ...source import Source
 from ...training.freezing import select_parameters
 from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
-from ...training.resuming import find_checkpoint
+from ...training.record import Record
+from ...training.resuming import EarlyStopping, find_checkpoint
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
 from ..results.costs import Cost, RunMeter, memory_of
 from ..results.estimates import Estimate, StepTimer, evaluations_of
@@ -170,9 +173,9 @@ class Comparison:
             checkpoint = find_checkpoint(str(folder), self.run_args.resume, may_rename=self.args.process_index == 0)
             trainer = self._trainer(encoder, row, self._arguments(encoder, row, folder))
             if self.run_args.early_stopping_patience:
-                trainer.add_callback(EarlyStoppingCallback(self.run_args.early_stopping_patience))
+                trainer.add_callback(EarlyStopping(self.run_args.early_stopping_patience))
             meter.train(trainer, checkpoint)
-            trainer.save_model(_internal_call=True)
+            trainer.save_result()
         elif way.extended and self.args.process_index == 0:
             encoder.save_pretrained(str(folder))
         return encoder
@@ -229,6 +232,7 @@ class Comparison:
             loss=loss,
             evaluator=evaluator,
             max_loss_ratio=self.run_args.max_loss_ratio,
+            closed_attention_learning_rate=self.run_args.closed_attention_learning_rate,
         )
 
     def _estimate(self, row: Row) -> Estimate:
@@ -344,6 +348,7 @@ def run_embedding(
         ValueError: examples or settings that cannot be used, or several encoders to push.
     """
     rows = run_args.rows()
+    record = Record.claim(args, run_args, model_args, retrieval_args)
     _refuse_settings(model_args, args)
     choosing_the_best(run_args, args, RetrievalMetric())
     source = Source.of(model_args)
@@ -353,6 +358,7 @@ def run_embedding(
     pairs, validation = datasets.Dataset.from_list([]), None
     if any(row.trains for row in rows):
         pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
+    record.begin(source.digest(), _fingerprints(pairs, validation, test))
     if args.process_index == 0:
         modules = ", ".join(type(module).__name__ for module in encoder)
         print(f"{source.path}: {modules}, {encoder.max_seq_length} tokens")
@@ -376,7 +382,17 @@ def run_embedding(
         )
 
     runs = [comparison.run(row) for row in rows]
-    compare(runs, report, lengths, source_length, run_args, args, model_args, retrieval_args)
+    compare(runs, report, lengths, source_length, record)
+
+
+def _fingerprints(pairs: datasets.Dataset, validation: Retrieval | None, test: Retrieval) -> dict[str, Fingerprint]:
+    """Of the pairs to train on, and of the documents and queries of each test."""
+    parts: dict[str, Iterable[Any]] = {"pairs": pairs}
+    for name, retrieval in (("validation", validation), ("test", test)):
+        if retrieval is not None:
+            parts[f"{name} documents"] = [[name, vars(each)] for name, each in retrieval.documents.items()]
+            parts[f"{name} queries"] = map(vars, retrieval.queries)
+    return {name: of_rows(part) for name, part in parts.items()}
 
 
 def _refuse_settings(model_args: ModelArguments, args: SentenceTransformerTrainingArguments) -> None:
