@@ -1,6 +1,6 @@
 """Continued pretraining of a BERT past its last position, or pretraining of one from scratch, ending in a proof.
 
-accelerate launch train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
+accelerate launch --quiet train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
 """
 
 from pathlib import Path

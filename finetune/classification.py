@@ -1,6 +1,6 @@
 """Fine-tune a classifier of long documents and compare it with the usual baselines.
 
-accelerate launch finetune/classification.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/classification.py configs/finetune/X.yaml [key=value ...]
 """
 
 from transformers import TrainingArguments

@@ -1,6 +1,6 @@
 """Make an existing sentence encoder read long documents, compared with 512 tokens and chunks of 512.
 
-accelerate launch finetune/embedding.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/embedding.py configs/finetune/X.yaml [key=value ...]
 """
 
 from sentence_transformers import SentenceTransformerTrainingArguments

@@ -1,6 +1,6 @@
 """Fine-tune multiple choice over long contexts, compared with 512 tokens, head and tail, and chunks.
 
-accelerate launch finetune/multiple_choice.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/multiple_choice.py configs/finetune/X.yaml [key=value ...]
 """
 
 from transformers import TrainingArguments

@@ -1,6 +1,6 @@
 """Fine-tune extractive question answering over long contexts, compared with 512 tokens and with chunks of 512.
 
-accelerate launch finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
 """
 
 from transformers import TrainingArguments

@@ -1,6 +1,6 @@
 """Fine-tune labels of words, such as named entities, in long documents, compared with 512 tokens and with chunks.
 
-accelerate launch finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
 """
 
 from transformers import TrainingArguments

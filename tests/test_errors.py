@@ -10,6 +10,8 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,15 +23,18 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, N
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, StrictDataclassClassValidationError
 from processes import ROOT
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformerTrainingArguments
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import TrainingArguments
 
 from longbert import LongBertConfig, LongBertModel
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.cli import main
 from longbert.data.documents import load_documents
-from longbert.entry import MENDABLE_EXIT_STATUS, run
+from longbert.entry import MENDABLE_EXIT_STATUS, run, start
 from longbert.errors import LONGEST
 from longbert.extending import extend
 from longbert.finetuning.loop import FinetuningArguments
@@ -40,6 +45,7 @@ from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments
 from longbert.finetuning.tasks.token_classification import TokenClassificationArguments
 from longbert.source import load_long, load_whole
+from longbert.training.safety import DivergedError
 
 
 TASKS = (ClassificationArguments, QuestionAnsweringArguments, TokenClassificationArguments, MultipleChoiceArguments)
@@ -150,6 +156,176 @@ def at_desk(desk, monkeypatch) -> Path:
     monkeypatch.setattr(datasets, "disable_progress_bars", lambda: None)
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     return desk
+
+
+# ---- one way in
+
+MENDABLE = {
+    "ours": ValueError("x must be y"),
+    "a file's": FileNotFoundError(2, "No such file", "x.txt"),
+    "not in UTF-8": UnicodeDecodeError("utf-8", b"x", 0, 1, "y"),
+    "a config's": StrictDataclassClassValidationError("validate", ValueError("x must be y")),
+    "a run's": DivergedError("step 3 has a loss of nan"),
+    "of the network": HTTPError("connection refused"),
+    "of safetensors": SafetensorError("header too large"),
+    "of torch, a full disk": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+    "of torch, memory": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    "of the device's memory": torch.OutOfMemoryError("CUDA out of memory."),
+    "of Python's memory": MemoryError(),
+    "of the Hub, offline": OfflineModeIsEnabled("offline"),
+    "what a library needs": ImportError("this optimizer requires galore_torch"),
+    "what an extra brings": ModuleNotFoundError("No module named 'datasets'", name="datasets.x"),
+    "without words": ValueError(),
+}
+BUGS = {
+    "a name": NameError("x"),
+    "a kind": TypeError("x"),
+    "a key": KeyError("x"),
+    "an assertion": AssertionError("x"),
+    "anything": RuntimeError("x"),
+    "depth": RecursionError("x"),
+    "a module of no extra": ModuleNotFoundError("No module named 'x'", name="x"),
+    "a name in a module": ImportError("cannot import name 'x' from 'y'", name="y"),
+}
+
+
+def fail_with(error: BaseException) -> Callable[[], None]:
+    def job() -> None:
+        raise error
+
+    return job
+
+
+@pytest.mark.parametrize("kind", MENDABLE)
+def test_what_can_be_mended_is_one_line_and_status_2(kind, capsys):
+    assert run("name", fail_with(MENDABLE[kind])) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    (line,) = error.splitlines()
+    assert line.startswith("name: ") and len(line) > len("name: ")
+
+
+@pytest.mark.parametrize("kind", BUGS)
+def test_a_bug_keeps_its_traceback(kind, capsys):
+    with pytest.raises(type(BUGS[kind])):
+        run("name", fail_with(BUGS[kind]))
+    assert "".join(capsys.readouterr()) == ""
+
+
+def test_everything_has_a_traceback_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setenv("LONGBERT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="x must be y"):
+        run("name", fail_with(ValueError("x must be y")))
+
+
+def test_a_line_is_one_and_of_signs_that_can_be_seen(capsys):
+    run("name", fail_with(ValueError("a\nb\tc\u2028d \x1b[31m\u202e\udc80" + "x" * 10**6)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("name: a b c d \\x1b[31m\\u202e\\udc80xxx")
+    assert len(line) < LONGEST + 20
+
+
+def test_what_ends_well_has_the_status_that_it_says():
+    assert [run("name", job) for job in (lambda: None, lambda: 0, lambda: 1)] == [0, 0, 1]
+
+
+def test_a_script_ends_with_it(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/a/script.py", "x", "y"])
+    monkeypatch.setattr("sys.stderr", sys.stderr)
+    said = []
+    with pytest.raises(SystemExit) as end:
+        start(lambda argv: fail_with(ValueError(f"got {argv}"))() or said)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "script.py: got ['x', 'y']\n"
+
+
+# ---- under a launcher
+
+
+@pytest.fixture
+def ranks(tmp_path, monkeypatch):
+    """`ranks(number)` makes this process one of those that torch's launcher has started."""
+
+    def become(rank: int) -> Path:
+        report = tmp_path / "attempt_0" / str(rank) / "error.json"  # as torch lays them out
+        report.parent.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(report))
+        return report
+
+    return become
+
+
+def test_of_several_processes_the_first_says_it_and_all_reports_have_it(ranks, capsys):
+    for rank, expected in ((1, "name: x must be y\n"), (0, ""), (2, "")):
+        report = ranks(rank)
+        assert run("name", fail_with(ValueError("x must be y"))) == 2
+        assert capsys.readouterr().err == expected
+        assert "traceback : name: x must be y" in str(
+            ChildFailedError("train.py", {rank: ProcessFailure(rank, 1, 2, str(report))})
+        )
+
+
+LOST = {
+    "gloo": RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:8070."),
+    "nccl": torch.distributed.DistBackendError("remote process exited or there was a network error"),
+}
+
+
+@pytest.mark.parametrize("backend", LOST)
+def test_a_process_whose_peer_has_said_why_it_left_is_silent(backend, ranks, capsys):
+    ranks(0)
+    with pytest.raises(RuntimeError):  # nobody has said anything
+        run("name", fail_with(LOST[backend]))
+    ranks(1)
+    run("name", fail_with(DivergedError("a loss of nan")))
+    capsys.readouterr()
+    ranks(0)
+    assert run("name", fail_with(LOST[backend])) == 2
+    assert capsys.readouterr().err == ""
+    with pytest.raises(KeyError):
+        run("name", fail_with(KeyError("a bug of its own")))
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("sys.exit(7)", 7), ("", 0), ("import os; os.kill(os.getpid(), 15)", 143)]
+)
+def test_launch_ends_as_what_it_launched(code, status, tmp_path, monkeypatch, capfd):
+    (tmp_path / "script.py").write_text(f"import sys; print(sys.argv[1:], file=sys.stderr); {code}")
+    (tmp_path / "cpu.yaml").write_text((ROOT / "configs" / "accelerate" / "cpu.yaml").read_text())
+    options = ["--config_file", str(tmp_path / "cpu.yaml"), "--num_cpu_threads_per_process", "1"]
+    assert main(["launch", *options, str(tmp_path / "script.py"), "a=1", "--dry-run"]) == status
+    assert capfd.readouterr().err == "['a=1', '--dry-run']\n"
+
+
+# of each way to launch what stands on stderr beside our line, and the exit status
+LAUNCHED = {
+    "longbert launch, 1 process": (["-m", "longbert", "launch"], "cpu.yaml", "", 2),
+    "longbert launch, 2 processes": (["-m", "longbert", "launch"], "cpu-2.yaml", "", 2),
+    "accelerate launch --quiet, 1 process": (["-m", "accelerate.commands.launch", "--quiet"], "cpu.yaml", "", 1),
+    "accelerate launch, 1 process": (["-m", "accelerate.commands.launch"], "cpu.yaml", "CalledProcessError", 1),
+    "accelerate launch, 2 processes": (["-m", "accelerate.commands.launch"], "cpu-2.yaml", "ChildFailedError", 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", ["lerning_rate=1", "output_dir=OCCUPIED"])  # of all, and of the first process
+@pytest.mark.parametrize("way", LAUNCHED)
+def test_one_process_says_what_a_user_can_mend_however_it_is_launched(way, override, tmp_path):
+    launcher, config, beside, status = LAUNCHED[way]
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "x").touch()
+    script = ["train.py", "configs/pretrain/demo.yaml", "use_cpu=true"]
+    script.append(override.replace("OCCUPIED", str(tmp_path / "occupied")))
+    options = ["--config_file", f"configs/accelerate/{config}", "--num_cpu_threads_per_process", "1"]
+    command = [sys.executable, *launcher, *options, *script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if "kernels" not in line]
+    assert done.returncode == status
+    assert len([line for line in lines if line.startswith("train.py: ")]) == 1
+    if beside:
+        assert beside in done.stderr
+    else:
+        assert len(lines) == 1
 
 
 # ---- overrides

@@ -212,7 +212,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "train", help="continued pretraining, as train.py; on several GPUs: accelerate launch -m longbert train ..."
+        "train", help="continued pretraining, as train.py; on several GPUs: longbert launch -m longbert train ..."
     )
     _add_script_arguments(command)
     command.set_defaults(run=lambda arguments: run_script("train.py", arguments.argv))
@@ -305,7 +305,7 @@ def run_push(arguments: argparse.Namespace) -> int:
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "predict",
-        help="run a fine-tuned model over texts, a line of json each; an archive on several GPUs: accelerate launch "
+        help="run a fine-tuned model over texts, a line of json each; an archive on several GPUs: longbert launch "
         "-m longbert predict ... --out FOLDER",
     )
     command.add_argument(

@@ -133,6 +133,13 @@ def _public(key: str, value: Any) -> Any:
     return None if _PATH.match(value) else redacted(value)
 
 
+def may_be_told(change: str) -> bool:
+    """Whether a change of a setting, `name: old -> new`, may be published."""
+    key, _, values = change.partition(": ")
+    named = key in _OF_MODELS or _OF_FILES.search(key) or _PRIVATE.match(key)
+    return not named and not re.search(rf"['\"]{_PATH.pattern.removeprefix('^')}", values)
+
+
 def public_command(argv: list[str], settings: dict[str, Any]) -> str:
     """How a script was launched, as a card says it: `CONFIG.yaml` stands for a config of the user's.
 
@@ -140,10 +147,13 @@ def public_command(argv: list[str], settings: dict[str, Any]) -> str:
         argv: the script, its config, and `key=value`.
         settings: what these came to.
     """
-    script, config, *overrides = argv
+    place, scripts = Path(argv[0]).resolve(), scripts_folder().resolve()
+    words = [place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name]
+    for config in argv[1:2]:
+        words.append((public_name(config) if Path(config).exists() else config) or "CONFIG.yaml")
     public = public_settings(settings)
-    kept = [word for word in overrides if (key := word.partition("=")[0]) in public and public[key] == settings[key]]
-    place, scripts = Path(script).resolve(), scripts_folder().resolve()
-    called = place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name
-    named = public_name(config) if Path(config).exists() else config
-    return redacted(shlex.join(["accelerate", "launch", called, named or "CONFIG.yaml", *kept]))
+    for word in argv[2:]:
+        key = word.partition("=")[0]
+        if key in public and public[key] == settings[key]:
+            words.append(word)
+    return redacted(shlex.join(["accelerate", "launch", *words]))

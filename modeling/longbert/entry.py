@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from .disclosure import redact_stderr, redacted
 from .errors import is_of_lost_peer, mendable
@@ -20,10 +19,11 @@ TRACEBACK_VARIABLE = "LONGBERT_TRACEBACK"
 REPORT_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 
-def start(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run the main function of a script with its arguments, and end the process."""
+def start(main: Callable[[list[str]], int | None]) -> None:
+    """Run the main function of a script with its arguments; where it does not end well, so does the process."""
     redact_stderr()
-    sys.exit(run(Path(sys.argv[0]).name, lambda: main(sys.argv[1:])))
+    if status := run(Path(sys.argv[0]).name, lambda: main(sys.argv[1:])):
+        sys.exit(status)
 
 
 def run(name: str, main: Callable[[], int | None]) -> int:
@@ -40,7 +40,8 @@ def run(name: str, main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        if _speaks(line := f"{name}: interrupted"):
+            print(line, file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         said = mendable(error)

@@ -244,7 +244,7 @@ READ_FIRST: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_position_embeddings": (_is_number, "a whole number"),
     "pretrained_positions": (_is_number, "a whole number"),
     "pad_token_id": (_is_number, "a whole number"),
-    "num_labels": (lambda value: _is_number(value) and 0 < value <= 1_000_000, "a number of labels"),
+    "num_labels": (lambda value: _is_number(value) and 0 < value <= 100_000, "a number of labels"),
     "id2label": (_numbers_labels, "a mapping of numbers to labels"),
     "label2id": (lambda value: isinstance(value, dict), "a mapping of labels to numbers"),
     "dtype": (_is_dtype, "the name of a dtype of torch"),

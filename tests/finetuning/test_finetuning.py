@@ -174,7 +174,7 @@ def test_one_label_is_none():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_config_can_be_resolved(file):
-    (script,) = re.findall(r"accelerate launch finetune/(\w+)\.py", file.read_text())
+    (script,) = re.findall(r"accelerate launch --quiet finetune/(\w+)\.py", file.read_text())
     task = {
         "classification": ClassificationArguments,
         "question_answering": QuestionAnsweringArguments,

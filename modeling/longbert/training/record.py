@@ -14,8 +14,10 @@ from transformers.utils import logging
 
 from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
+from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
-from .changes import WHERE, WHICH, changed_content, changed_settings, is_free, settings_of
+from ..publishing import refuse_stranger
+from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 
 
@@ -48,6 +50,7 @@ class Record:
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
             ValueError: the run there was begun with other settings.
+            PermissionError: it is to be pushed, and the Hub does not know by whom.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -59,6 +62,8 @@ class Record:
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
+            if args.push_to_hub:
+                refuse_stranger()
             record._refuse_occupied()
             record.kept = record._read()
             if record.kept:
@@ -207,11 +212,11 @@ class Record:
         Args:
             public: without what names places on the user's disk.
         """
-        private = tuple(f"{name}: " for name in WHERE) if public else ()
-        return [
-            f"{each['at']}, gone on with {'; '.join(word for word in each['changed'] if not word.startswith(private))}"
+        times = [
+            (each["at"], [change for change in each["changed"] if not public or may_be_told(change)])
             for each in self.kept["changes"]
         ]
+        return [f"{at}, gone on with {'; '.join(changed)}" for at, changed in times]
 
     def is_finished(self) -> bool:
         """Whether the run has ended, and everything that it made is whole; what is not is set aside."""

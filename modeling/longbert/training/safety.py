@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from ..disclosure import hand_on_token
 from ..errors import MendableError
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
@@ -53,6 +54,7 @@ class SafeTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        hand_on_token(self.args)  # checkpoints hold the settings
         self.closed_attention_learning_rate = closed_attention_learning_rate
         if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
