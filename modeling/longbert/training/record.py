@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
 from ..folders import file_written_aside, refuse_occupied, set_aside, sha256_of
+from ..tables import strict_json
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 
@@ -232,7 +233,7 @@ class Record:
 
     def _write(self) -> None:
         with file_written_aside(self.folder / RECORD) as aside:
-            aside.write_text(json.dumps(self.kept, indent=1) + "\n", "utf-8")
+            aside.write_text(strict_json(self.kept), "utf-8")
 
 
 def _load(file: Path) -> dict[str, Any]:
