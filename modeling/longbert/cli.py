@@ -2,7 +2,6 @@
 explain`."""
 
 import argparse
-import json
 import runpy
 import sys
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from .entry import launch, run
 from .extending import RECIPES
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
+from .tables import strict_json
 
 
 MODEL = "a long model's folder, or its Hub id"
@@ -174,13 +174,30 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from .data.held_out import split_held_out
     from .proof import Prover
     from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
-    from .source import find_source, load_for_pretraining, load_tokenizer
+    from .source import (
+        find_source,
+        load_for_pretraining,
+        load_tokenizer,
+        refuse_other_tokens,
+        refuse_without_mlm_head,
+    )
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
-    path = find_source(arguments.model)
-    config = LongBertConfig.from_pretrained(path)
+    path, source = (find_source(each) for each in (arguments.model, arguments.source or arguments.model))
+    config, source_config = map(LongBertConfig.from_pretrained, (path, source))
+    for each in (path, source):
+        refuse_without_mlm_head(each)
+    reach, source_length = config.max_position_embeddings, config.pretrained_positions
+    if reach <= source_length:
+        raise ValueError(f"{path} reads {reach} tokens, no more than its source: there is nothing to compare")
+    max_seq_length = reach if arguments.max_seq_length is None else arguments.max_seq_length
+    if not source_length < max_seq_length <= reach:
+        raise ValueError(f"--max-seq-length must be {source_length + 1} to {reach}, got {max_seq_length}")
+    if arguments.documents < 1:
+        raise ValueError(f"--documents must be at least 1, got {arguments.documents}")
     tokenizer = load_tokenizer(path, config)
+    refuse_other_tokens(source, source_config, tokenizer)
     documents = load_documents(
         arguments.data,
         arguments.text_column,
@@ -192,14 +209,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     prover = Prover(
         documents,
         tokenizer,
-        source_length=config.pretrained_positions,
-        max_seq_length=arguments.max_seq_length or config.max_position_embeddings,
+        source_length=source_length,
+        max_seq_length=max_seq_length,
         at_most=arguments.documents,
         mlm_probability=arguments.mlm_probability,
         seed=arguments.seed,
     )
-    source = find_source(arguments.source or arguments.model)
-    prover.chunked(SOURCE_CHUNKED, load_for_pretraining(source, LongBertConfig.from_pretrained(source)))
+    prover.chunked(SOURCE_CHUNKED, load_for_pretraining(source, source_config))
     model = load_for_pretraining(path, config)
     prover.whole(THIS, model)
     if arguments.source:
@@ -386,7 +402,7 @@ def _standard_input() -> str:
 
 def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
     for line in lines:
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        print(strict_json(line, indent=None), end="", flush=True)
 
 
 def _ending_in(suffix: str) -> Callable[[str], Path]:

@@ -12,6 +12,7 @@ from .folders import refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
 from .publishing import write_card
 from .source import copy_sentence_modules, find_source, load_long, load_tokenizer, stated_config
+from .tables import strict_json
 
 
 logger = logging.get_logger(__name__)
@@ -136,4 +137,4 @@ def _drop_code(folder: Path) -> None:
         file.unlink()
     config = json.loads((folder / "config.json").read_text("utf-8"))
     del config["auto_map"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    (folder / "config.json").write_text(strict_json(dict(sorted(config.items()))), "utf-8")

@@ -7,6 +7,8 @@ import matplotlib
 import numpy as np
 import torch
 
+from .intervals import measure, plain_interval, sums_by_unit
+
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -106,7 +108,7 @@ def _mark_seam(axes: plt.Axes, seam: int, length: int) -> None:
 
 
 def plot_losses(
-    lines: dict[str, tuple[np.ndarray, np.ndarray]],
+    lines: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     source_length: int,
     max_seq_length: int,
     title: str,
@@ -118,30 +120,25 @@ def plot_losses(
     Texts differ far more than ways to read them, so the losses themselves would show nothing.
 
     Args:
-        lines: for every name the positions and the losses of its tokens, `[tokens]` each: the same tokens in every
-            line, text by text, each text from its beginning.
+        lines: for every name the text, the position and the loss of its tokens, `[tokens]` each: the same tokens in
+            every line.
         points: at most so many points a line; each stands for a multiple of the source length.
     """
     baseline, *others = lines
-    position, base = lines[baseline]
+    text, position, base = lines[baseline]
     span = source_length * max(1, -(-max_seq_length // (source_length * points)))
-    text = np.cumsum(np.diff(position, prepend=position[:1]) < 0)  # a position that goes back begins a text
-    edges = np.arange(0, max_seq_length + span, span)
-    cell = (text, np.digitize(position, edges) - 1)
-    below = _sums(cell, base)
-    others = others if len(below) else []  # in few short texts it may happen that nothing is masked
-    chosen = np.random.default_rng(0).integers(max(1, len(below)), size=(2000, len(below)))
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for index, name in enumerate(others):
-        sums = _sums(cell, lines[name][1])
-        with np.errstate(divide="ignore", invalid="ignore"):  # where no text, or none of those drawn, has a token
-            change = 100 * (sums.sum(0) / below.sum(0) - 1)
-            drawn = 100 * (sums[chosen].sum(1) / below[chosen].sum(1) - 1)
-        known = np.isfinite(change)
-        low, high = np.nanquantile(drawn[:, known], [0.025, 0.975], axis=0)
-        at = (edges[:-1][: len(change)] + span * (0.5 + 0.12 * (index - (len(others) - 1) / 2)))[known]
-        spread = [change[known] - low, high - change[known]]
-        axes.errorbar(at, change[known], yerr=spread, fmt="o", capsize=3, color=f"C{index}", label=name)
+        aside = span * 0.12 * (index - (len(others) - 1) / 2)
+        drawn = []
+        for start in np.unique(position // span) * span:  # in few short texts it may happen that nothing is masked
+            inside = (position >= start) & (position < start + span)
+            sums = sums_by_unit(np.stack([lines[name][2], base], axis=-1)[inside], text[inside].tolist())
+            measured = measure(sums, lambda each: 100 * (each[..., 0] / each[..., 1] - 1))
+            value, (low, high) = measured.value, plain_interval(measured)
+            drawn.append((start + span / 2 + aside, value, value - low, high - value))
+        at, change, below, above = np.array(drawn).reshape(-1, 4).T
+        axes.errorbar(at, change, yerr=[below, above], fmt="o", capsize=3, color=f"C{index}", label=name)
     for seam in range(span, max_seq_length, span):
         axes.axvline(seam, color="0.85", linewidth=1)
     axes.axhline(0, color="black", linewidth=1)
@@ -154,13 +151,6 @@ def plot_losses(
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=120)
     plt.close(figure)
-
-
-def _sums(cell: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Sums of values by text and span of positions."""
-    sums = np.zeros([int(each.max(initial=-1)) + 1 for each in cell])
-    np.add.at(sums, cell, values)
-    return sums
 
 
 def plot_by_position(

@@ -1,9 +1,10 @@
 """The proof: MLM loss by position of an extended model and of its source in chunks, on the same tokens and masks."""
 
-import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,7 +16,12 @@ from transformers import BertPreTrainedModel, PreTrainedTokenizerBase
 from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
 from .data.masking import TokenMasker
 from .data.rows import RowSettings, make_rows, tokenize
+from .intervals import Measured, measure, plain_interval, sums_by_unit
 from .proof_rows import BEFORE
+from .tables import strict_json, table, with_interval
+
+
+NO_INTERVAL = (math.nan, math.nan)
 
 
 @dataclass
@@ -76,8 +82,10 @@ def cutter(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) 
 
 @dataclass
 class Scores:
-    """One entry for every masked token: its position in the text, its loss in nats, whether top-1 is right."""
+    """One entry for every masked token: the number of its document, its position there, its loss in nats, whether
+    top-1 is right. Readings of the same documents have the same tokens in the same order."""
 
+    document: np.ndarray
     position: np.ndarray
     loss: np.ndarray
     correct: np.ndarray
@@ -85,16 +93,32 @@ class Scores:
     def within(self, start: int, stop: int | None) -> "Scores":
         """The tokens at positions `start` to `stop - 1`."""
         chosen = (self.position >= start) & (self.position < (np.inf if stop is None else stop))
-        return Scores(self.position[chosen], self.loss[chosen], self.correct[chosen])
+        return Scores(self.document[chosen], self.position[chosen], self.loss[chosen], self.correct[chosen])
 
-    def summary(self) -> dict[str, float]:
-        """Mean loss and accuracy, NaN where there is no token, and the number of tokens."""
+    def summary(self) -> dict[str, Any]:
+        """Mean loss and accuracy, NaN where there is no token, and the number of tokens; `loss_interval` is the 95 %
+        interval of the loss over documents, whose tokens are not independent."""
         count = len(self.loss)
         return {
-            "loss": float(self.loss.mean()) if count else float("nan"),
-            "accuracy": float(self.correct.mean()) if count else float("nan"),
+            "loss": float(self.loss.mean()) if count else math.nan,
+            "loss_interval": plain_interval(self._measured(np.ones(count))) if count else NO_INTERVAL,
+            "accuracy": float(self.correct.mean()) if count else math.nan,
             "tokens": count,
         }
+
+    def change_from(self, base: "Scores") -> dict[str, Any]:
+        """How many times less or more than another reading's loss this one's is, -0.1 for a tenth less; and its 95 %
+        interval over documents, which both have read."""
+        if not len(self.loss):
+            return {"change": math.nan, "change_interval": NO_INTERVAL}
+        ratio = self._measured(base.loss)
+        low, high = plain_interval(ratio)
+        return {"change": ratio.value - 1, "change_interval": (low - 1, high - 1)}
+
+    def _measured(self, divisor: np.ndarray) -> Measured:
+        """The loss of all documents as a share of something else that their tokens have."""
+        sums = sums_by_unit(np.stack([self.loss, divisor], axis=-1), self.document.tolist())
+        return measure(sums, lambda each: each[..., 0] / each[..., 1])
 
 
 @torch.no_grad()
@@ -109,8 +133,8 @@ def score(
     """Predict every masked token of every document once, document by document, the first token first."""
     was_training = model.training
     model.eval()
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for document in tqdm(documents, desc=description, unit="document"):
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for number, document in enumerate(tqdm(documents, desc=description, unit="document")):
         pieces = cut(document)
         for first in range(0, len(pieces), pieces_at_once):
             some = pieces[first : first + pieces_at_once]
@@ -121,7 +145,8 @@ def score(
             hidden_states = model.base_model(**batch).last_hidden_state[labelled]
             logits, targets = model.cls.predictions(hidden_states).float(), labels[labelled]
             positions = torch.cat([piece.positions[piece.features["labels"] != IGNORE_INDEX] for piece in some])
-            parts.append((positions, F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets))
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            parts.append((torch.full_like(positions, number), positions, losses, logits.argmax(-1) == targets))
     model.train(was_training)
     return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
 
@@ -157,41 +182,42 @@ class Proof:
             "documents": self.documents,
             "rows": {
                 name: {
-                    "buckets": {title: scores.within(*bounds).summary() for title, bounds in self.columns().items()},
+                    "buckets": {title: self._cell(name, bounds) for title, bounds in self.columns().items()},
                     "seams": self.seams(scores),
                 }
                 for name, scores in self.rows.items()
             },
         }
 
+    @property
+    def baseline(self) -> str:
+        """The row that the others are compared with: the first that reads chunks, else the first."""
+        return next((name for name in self.rows if "chunked" in name), next(iter(self.rows)))
+
+    def _cell(self, name: str, bounds: tuple[int, int | None]) -> dict[str, Any]:
+        """All figures of a row at some positions."""
+        scores, base = (self.rows[each].within(*bounds) for each in (name, self.baseline))
+        return {**scores.summary(), **(scores.change_from(base) if name != self.baseline else {})}
+
     def seams(self, scores: Scores, reach: int = 16) -> dict[str, float]:
         """Mean loss within `reach` tokens of a multiple of the source length, and elsewhere past the first."""
         past = scores.within(self.source_length - reach, None)
         near = (past.position + reach) % self.source_length < 2 * reach
         return {
-            "near": float(past.loss[near].mean()) if near.any() else float("nan"),
-            "elsewhere": float(past.loss[~near].mean()) if (~near).any() else float("nan"),
+            "near": float(past.loss[near].mean()) if near.any() else math.nan,
+            "elsewhere": float(past.loss[~near].mean()) if (~near).any() else math.nan,
         }
 
     def to_markdown(self) -> str:
-        """Loss, its difference to the first row, and accuracy, by position."""
-        titles = list(self.columns())
-        lines = [
-            f"Held-out MLM loss (nats; difference to the first row) and accuracy by position, {self.documents} texts "
-            f"of {self.source_length + 1} to {self.max_seq_length} tokens, the same masks in every row:",
-            "",
-            f"| | {' | '.join(titles)} |",
-            f"|---|{'---|' * len(titles)}",
-        ]
-        first: dict[str, float] = {}
-        for name, row in self.to_dict()["rows"].items():
-            cells = []
-            for title, cell in row["buckets"].items():
-                base = first.setdefault(title, cell["loss"])
-                change = f" ({100 * (cell['loss'] / base - 1):+.1f} %)" if name != next(iter(self.rows)) else ""
-                cells.append(f"{cell['loss']:.3f}{change}, {cell['accuracy']:.3f}")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+        """Loss, its difference to the chunks', and accuracy, by position."""
+        rows = {
+            name: [_in_words(cell) for cell in row["buckets"].values()] for name, row in self.to_dict()["rows"].items()
+        }
+        return (
+            f"Held-out MLM loss (nats), its difference to {self.baseline}, both with 95 % intervals over texts, and "
+            f"accuracy by position, {self.documents} texts of {self.source_length + 1} to {self.max_seq_length} "
+            f"tokens, the same masks in every row:\n\n{table([*self.columns()], rows)}"
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write proof.md, proof.json and proof.png into `folder`."""
@@ -200,13 +226,21 @@ class Proof:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "proof.md").write_text(self.to_markdown() + "\n", "utf-8")
-        (folder / "proof.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
-        # beside chunks; a model from scratch before training is so far from them that nothing else would show
-        chunked = next((name for name in self.rows if "chunked" in name), next(iter(self.rows)))
-        names = [chunked, *(name for name in self.rows if name not in (chunked, BEFORE))]
-        lines = {name: (self.rows[name].position, self.rows[name].loss) for name in names}
+        (folder / "proof.json").write_text(strict_json(self.to_dict()), "utf-8")
+        # a model from scratch before training is so far from chunks that nothing else would show
+        names = [self.baseline, *(name for name in self.rows if name not in (self.baseline, BEFORE))]
+        rows = {name: self.rows[name] for name in names}
+        lines = {name: (row.document, row.position, row.loss) for name, row in rows.items()}
         title = f"{self.documents} held-out texts, the same masks for all"
         plot_losses(lines, self.source_length, self.max_seq_length, title, folder / "proof.png")
+
+
+def _in_words(cell: dict[str, Any]) -> str:
+    parts = [with_interval(cell["loss"], cell["loss_interval"])]
+    if "change" in cell:
+        percent = [100 * each for each in cell["change_interval"]]
+        parts.append(with_interval(100 * cell["change"], (percent[0], percent[1]), "+", 1, " %"))
+    return ", ".join([*parts, f"{cell['accuracy']:.3f}"])
 
 
 class Prover:
@@ -219,7 +253,7 @@ class Prover:
         at_most: texts to read, spread evenly over all there are.
 
     Raises:
-        ValueError: no text is longer than the source length.
+        ValueError: no text is longer than the source length, or nothing is masked.
     """
 
     def __init__(
@@ -243,6 +277,11 @@ class Prover:
         chosen = np.unique(np.linspace(0, len(texts) - 1, min(at_most, len(texts))).astype(int))
         self.tokenizer = tokenizer
         self.texts = mask_documents([texts[index] for index in chosen], tokenizer, mlm_probability, seed)
+        if not any((text.labels != IGNORE_INDEX).any() for text in self.texts):
+            raise ValueError(
+                f"none of the tokens of {len(self.texts)} texts is masked, so that there is nothing to predict: raise "
+                f"mlm_probability, which is {mlm_probability:g}, or read more texts"
+            )
         self.proof = Proof(source_length, max_seq_length, len(self.texts))
 
     def chunked(self, name: str, model: BertPreTrainedModel) -> None:

@@ -147,6 +147,7 @@ def _proved(file: Path) -> list[Figure]:
         for bucket in buckets
         if bucket == "all" or bucket.startswith("≥")
         for metric in ("loss", "accuracy")
+        if buckets[bucket][metric] is not None
     ]
 
 

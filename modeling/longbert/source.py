@@ -1,7 +1,6 @@
 """A checkpoint as it is: config, tokenizer, head, the modules of a sentence encoder, and what did not arrive."""
 
 import hashlib
-import json
 import os.path
 import shutil
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .modeling_longbert import (
     LongBertPreTrainedModel,
 )
 from .source_weights import SourceWeights, find_file, read_shapes, some
+from .tables import strict_json
 
 
 logger = logging.get_logger(__name__)
@@ -204,13 +204,8 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
     Raises:
         ValueError: it has no vocabulary of its own, or one that the model has too few word vectors for.
     """
-    # BERTs older than `model_type` are not known by their folder; other families are, and have tokenizers of their own
-    try:
-        of_bert = family_of(stated_config(source)).key_prefix == "bert"
-    except OSError:  # a tokenizer's folder
-        of_bert = True
-    tokenizer = _read_tokenizer(source, config if of_bert else None)
-    if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens}:
+    tokenizer = _any_tokenizer(source, config)
+    if not _has_words(tokenizer):
         raise ValueError(
             f"{source} has no tokenizer files, such as tokenizer.json or vocab.txt: put them beside the model, or "
             "name a folder or Hub id that has them as tokenizer"
@@ -241,6 +236,49 @@ def _read_tokenizer(source: str, config: LongBertConfig | None) -> PreTrainedTok
             f"the tokenizer of {source} cannot be read ({type(error).__name__}: {error}): one of tokenizer.json, "
             "tokenizer_config.json and vocab.txt is damaged, or not what its name says"
         ) from error
+
+
+def _any_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBase:
+    """The source's tokenizer; of a source without tokenizer files one that has no words."""
+    # BERTs older than `model_type` are not known by their folder; other families are, and have tokenizers of their own
+    try:
+        of_bert = family_of(stated_config(source)).key_prefix == "bert"
+    except OSError:  # a tokenizer's folder
+        of_bert = True
+    return _read_tokenizer(source, config if of_bert else None)
+
+
+def _has_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return not set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens}
+
+
+def refuse_other_tokens(source: str, config: LongBertConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ValueError` for a checkpoint to which a tokenizer's numbers are other tokens, or none.
+
+    Args:
+        config: of the source, which may have no tokenizer itself.
+    """
+    theirs = _any_tokenizer(source, config)
+    if _has_words(theirs) and theirs.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"{source} has a vocabulary of {len(theirs)} tokens that is not the {len(tokenizer)} tokens of the model: "
+            "name the checkpoint that the model was extended from"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{source} has vectors for {config.vocab_size} tokens, the model's tokenizer has {len(tokenizer)}: name "
+            "the checkpoint that the model was extended from"
+        )
+
+
+def refuse_without_mlm_head(source: str) -> None:
+    """Raise `ValueError` for a checkpoint whose MLM head would be new."""
+    names = SourceWeights.of(read_shapes(source) or {}, stated_config(source)).bert_names()
+    if "cls.predictions.transform.dense.weight" not in names:
+        raise ValueError(
+            f"{source} has no MLM head, and predicts no masked tokens: name a checkpoint that has one, such as the "
+            "model before it was fine-tuned"
+        )
 
 
 def _leave_out_segments(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -291,7 +329,7 @@ def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> Non
         settings = read_json(file, object)
         if isinstance(settings, dict) and "max_seq_length" in settings:
             settings["max_seq_length"] = max_seq_length
-        (folder / file.name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (folder / file.name).write_text(strict_json(settings), "utf-8")
     for path in paths:
         if (root / path).is_dir():  # one without settings has no folder where git keeps none that is empty
             shutil.copytree(root / path, folder / path, dirs_exist_ok=True)

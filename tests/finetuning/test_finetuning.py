@@ -86,12 +86,11 @@ def test_multi_label_and_regression_figures():
         (metrics.RetrievalMetric, [["a", "b"], ["a", "b"]], [["a"], ["b"]]),
     ],
 )
-def test_what_is_resampled_is_the_metric(metric, predictions, references):
-    whole = metric().resampling(predictions, references)(np.arange(len(references)))
-    assert whole == pytest.approx(metric().compute(predictions=predictions, references=references)[metric.primary])
-    first = metric().resampling(predictions, references)(np.array([0, 0, 1]))
-    drawn = {"predictions": [predictions[i] for i in (0, 0, 1)], "references": [references[i] for i in (0, 0, 1)]}
-    assert first == pytest.approx(metric().compute(**drawn)[metric.primary])
+def test_what_is_measured_is_the_metric(metric, predictions, references):
+    for places in ([*range(len(references))], [0, 0, 1]):
+        some = {"predictions": [predictions[i] for i in places], "references": [references[i] for i in places]}
+        measured = metric().measured(**some, units=places)[metric.primary]
+        assert measured.value == pytest.approx(metric().compute(**some)[metric.primary])
 
 
 @pytest.mark.parametrize(
@@ -113,13 +112,6 @@ def test_entities_count_as_a_whole():
     truth = [["B-PER", "I-PER", "O", "B-LOC"]]
     found = metrics.EntityMetric().compute(predictions=[["B-PER", "O", "O", "B-LOC"]], references=truth)
     assert (found["f1"], found["precision"], found["recall"], found["accuracy"]) == (0.5, 0.5, 0.5, 0.75)
-
-
-def test_the_bootstrap_interval_is_the_binomials():
-    right = np.array([1] * 80 + [0] * 20)
-    low, high = metrics.interval_of(metrics.SingleLabelMetric(), right.tolist(), [1] * 100)
-    # 0.8 ± 1.96 sqrt(0.8 x 0.2 / 100)
-    assert (low, high) == (pytest.approx(0.72, abs=0.02), pytest.approx(0.88, abs=0.02))
 
 
 # reading

@@ -14,6 +14,7 @@ from ..arguments import RunArguments, described
 from ..data.features import FRAME
 from ..folders import damage, set_aside, written_aside
 from ..publishing import command_line, push_run, write_card
+from ..tables import strict_json
 from ..training.record import Record
 from .results.costs import Cost, together
 from .results.estimates import Estimate, estimate_table
@@ -142,7 +143,7 @@ def compare(
     costs: dict[str, list[Cost]] = {}
     for run in runs:
         predictions, cost = _predictions(run, record, writes)
-        results.setdefault(run.row, []).extend(predictions)
+        results.setdefault(run.row, []).extend({**line, "run": run.folder.name} for line in predictions)
         costs.setdefault(run.row, []).append(cost)
     if not writes:
         return
@@ -184,8 +185,8 @@ def _predictions(run: Run, record: Record, writes: bool) -> tuple[Lines, Cost]:
     if writes:
         set_aside(folder, "changed" if whole else "damaged")
         with written_aside(folder) as aside:
-            (aside / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions), "utf-8")
-            (aside / COST).write_text(json.dumps(dataclasses.asdict(cost), indent=1) + "\n", "utf-8")
+            (aside / "test.jsonl").write_text("".join(strict_json(line, None) for line in predictions), "utf-8")
+            (aside / COST).write_text(strict_json(dataclasses.asdict(cost)), "utf-8")
             (aside / TOLD).write_text(record.identity, "utf-8")
     return predictions, cost
 

@@ -67,7 +67,7 @@ def run_task(
     record = Record.claim(args, run_args, *settings)
     readers = {name: Reader.of(STRATEGIES[name], source, run_args.max_length) for name in run_args.strategies}
     task.accept(readers)
-    data = fingerprints(splits)
+    data, drawn_with = fingerprints(splits), _drawn_with(splits)
     at_once = min(reader.at_once for reader in readers.values())
     splits = [split.map(lambda examples: task.tokenize(examples, at_once)) for split in splits]
     finetuning = Finetuning(task, source, run_args, args, choosing_the_best(run_args, args, task.metric))
@@ -93,6 +93,7 @@ def run_task(
             costs=costs,
             extended=extended,
             lengths=lengths,
+            drawn_with=drawn_with,
         )
 
     compare(runs, report, lengths, source_length, record)
@@ -204,6 +205,12 @@ class Finetuning:
             peak_memory=peak_memory(args.device),
             memory_of=memory_of(args.device),
         )
+
+
+def _drawn_with(splits: list[Split]) -> dict[str, str]:
+    """The group of each test example, which was drawn with the others of it."""
+    tests = [split.test for split in splits if "group" in split.test.column_names]
+    return {name: f"group {group}" for test in tests for name, group in zip(test["id"], test["group"], strict=True)}
 
 
 def _longest(rows: datasets.Dataset, number: int) -> datasets.Dataset:

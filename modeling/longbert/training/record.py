@@ -17,6 +17,7 @@ from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
 from ..publishing import refuse_stranger
+from ..tables import strict_json
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 
@@ -247,7 +248,7 @@ class Record:
 
     def _write(self) -> None:
         with file_written_aside(self.folder / RECORD) as aside:
-            aside.write_text(json.dumps(self.kept, indent=1) + "\n", "utf-8")
+            aside.write_text(strict_json(self.kept), "utf-8")
 
 
 def step_of(checkpoint: Path) -> int | None:

@@ -1,6 +1,7 @@
 """What keeps a run safe: checkpoints whole or not there, a clean stop on signals, a guard against divergence."""
 
 import collections
+import dataclasses
 import math
 import shutil
 import statistics
@@ -19,6 +20,7 @@ from ..disclosure import hand_on_token
 from ..errors import MendableError
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
+from ..tables import strict_json
 from .resuming import Progress, TrainedAlready, problem_of
 from .signals import StopOnSignal, StoppedBySignal
 
@@ -202,7 +204,8 @@ class SafeTrainer(Trainer):
             if self.args.should_save:
                 if self.state.best_model_checkpoint == str(aside / name):
                     self.state.best_model_checkpoint = str(run / name)
-                    self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
+                state = strict_json(dataclasses.asdict(self.state))  # figures of an evaluation may be no number
+                (aside / name / TRAINER_STATE_NAME).write_text(state, "utf-8")
                 set_aside(run / name, "replaced")
                 put_in_place(aside / name, run / name)
         finally:

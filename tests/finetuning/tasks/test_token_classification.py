@@ -25,7 +25,7 @@ from longbert.data.features import FRAME, IGNORE_INDEX
 from longbert.finetuning.examples.entities import beginning_within
 from longbert.finetuning.examples.splits import Split
 from longbert.finetuning.pieces import decided_tokens, overlapping
-from longbert.finetuning.results.metrics import EntityMetric, WordMetric, interval_of
+from longbert.finetuning.results.metrics import EntityMetric, WordMetric
 from longbert.finetuning.strategies import STRATEGIES, Reader
 from longbert.finetuning.tasks.token_classification import (
     TokenClassification,
@@ -248,19 +248,6 @@ def test_word_figures():
     figures = WordMetric().compute(predictions=found, references=truth)
     # by hand: DT 1, NN precision 1 and recall 1/2, VB precision 1/2 and recall 1
     assert figures == {"accuracy": 0.75, "macro_f1": pytest.approx((1 + 2 / 3 + 2 / 3) / 3)}
-
-
-@pytest.mark.parametrize("metric", [EntityMetric(), WordMetric()], ids=["entities", "words"])
-def test_the_bootstrap_counts_as_the_metric_does(metric):
-    draw = random.Random(0)
-    lengths = [draw.randint(1, 40) for _ in range(30)]
-    truth, found = ([some_entities(draw, length) for length in lengths] for _ in range(2))
-    chosen = np.array(draw.choices(range(30), k=30))
-    again = [[labels[index] for index in chosen] for labels in (found, truth)]
-    expected = metric.compute(predictions=again[0], references=again[1])[metric.primary]
-    assert metric.resampling(found, truth)(chosen) == pytest.approx(expected)
-    low, high = interval_of(metric, found, truth)
-    assert low < metric.compute(predictions=found, references=truth)[metric.primary] < high
 
 
 # by position

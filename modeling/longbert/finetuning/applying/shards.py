@@ -3,7 +3,6 @@ processes divide the work."""
 
 import datetime
 import importlib.metadata
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from ...arguments import FileArguments
 from ...errors import USER_ERRORS
 from ...folders import file_written_aside, read_json, refuse_occupied, sha256_of, written_aside
 from ...source_weights import find_file
+from ...tables import strict_json
 from .archive import Archive, Input, Text, to_stderr
 from .best import Chosen
 
@@ -110,7 +110,7 @@ class Shards:
         else:
             refuse_occupied(self.folder)
             with written_aside(self.folder) as aside:
-                (aside / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+                (aside / RECORD).write_text(strict_json(record), "utf-8")
         return [number for number, file in enumerate(self.files(len(archive))) if not file.exists()]
 
     def write(
@@ -141,7 +141,7 @@ def _write_lines(file: Path, form: str, lines: Lines, schema: pa.Schema) -> int:
         pq.write_table(rows, file)
         return len(rows)
     with open(file, "w", encoding="utf-8", newline="\n") as stream:
-        return sum(bool(stream.write(json.dumps(line, ensure_ascii=False) + "\n")) for line in lines)
+        return sum(bool(stream.write(strict_json(line, None))) for line in lines)
 
 
 def describe_model(path: str, at_once: int | None) -> dict[str, Any]:

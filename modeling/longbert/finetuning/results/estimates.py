@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
+from ...tables import table
 from ...training.safety import SafeTrainer
 from ...training.signals import StopOnSignal
-from .tables import table
 
 
 TITLES = (

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric` objects that need no network, with bootstrap confidence intervals.
+"""Metrics as `evaluate.Metric` objects that need no network, with intervals.
 
 `evaluate.load` fetches a script from the Hub even for accuracy; these are the same kind of object over scikit-learn,
 scipy and seqeval.
@@ -9,7 +9,7 @@ import math
 import operator
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import chain
 from statistics import fmean
@@ -23,6 +23,15 @@ from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
+from ...intervals import (
+    Interval,
+    Measured,
+    correlation_interval,
+    difference_interval,
+    measure,
+    share_interval,
+    sums_by_unit,
+)
 from ..examples.entities import to_iob2
 from .classes import ByClass, Confusion, confusion_of_labels, of_entities, of_labels, of_vectors
 
@@ -37,11 +46,13 @@ class Figures(evaluate.Metric):
 
     Attributes:
         lower_is_better: figures of which less is better.
+        interval: of what `measured` gives; by default that of a figure from 0 to 1.
     """
 
     primary: str
     figures: dict[str, Callable[[Any, Any], float]]
     lower_is_better: frozenset[str] = frozenset()
+    interval: Callable[[Measured], Interval] = staticmethod(share_interval)
 
     @property
     def greater_is_better(self) -> bool:
@@ -55,16 +66,14 @@ class Figures(evaluate.Metric):
         """One example's share of the primary metric's numerator and denominator."""
         raise NotImplementedError
 
-    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """A function from example numbers, which may repeat, to the primary figure of those examples. Each example is
-        scored once, so thousands of draws are cheap."""
+    def measured(self, predictions: Sequence, references: Sequence, units: Sequence[Hashable]) -> dict[str, Measured]:
+        """The primary figure, and others that tables show with an interval, as `interval` takes them.
+
+        Args:
+            units: what each prediction belongs to of what was drawn independently.
+        """
         counts = np.array([self.counts(*pair) for pair in zip(predictions, references, strict=True)], dtype=float)
-
-        def primary(chosen: np.ndarray) -> float:
-            part, whole = counts[chosen].sum(axis=0)
-            return float(part / whole) if whole else 0.0
-
-        return primary
+        return {self.primary: measure(sums_by_unit(counts, units), _ratio)}
 
     def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
         """Figures for each class; none where there are no classes.
@@ -77,6 +86,34 @@ class Figures(evaluate.Metric):
     def confusion(self, predictions: list, references: list, names: Sequence[str]) -> Confusion | None:
         """How often each class is taken for each; None where an example has no single class."""
         return None
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """The first column as a share of the second; 0 of nothing."""
+    part, whole = sums[..., 0], sums[..., 1]
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _correlation(sums: np.ndarray) -> np.ndarray:
+    number, first, second, squares, other_squares, products = np.moveaxis(sums, -1, 0)
+    scale = (number * squares - first**2) * (number * other_squares - second**2)
+    none = np.full_like(scale, math.nan)  # of what does not vary there is none
+    return np.divide(number * products - first * second, np.sqrt(np.maximum(scale, 0)), out=none, where=scale > 0)
+
+
+def _macro_f1(sums: np.ndarray) -> np.ndarray:
+    """The mean over the classes that are true or predicted; columns as `_class_counts` has them."""
+    right, predicted_and_true = np.split(sums, 2, axis=-1)
+    there = predicted_and_true > 0
+    of_each = np.divide(2 * right, predicted_and_true, out=np.zeros_like(right), where=there)
+    return of_each.sum(axis=-1) / there.sum(axis=-1)
+
+
+def _class_counts(found: Sequence, truth: Sequence) -> np.ndarray:
+    """`[labels, 2 * classes]`: for each class whether it is rightly predicted, then how often predicted and true."""
+    classes = np.unique([*found, *truth])
+    predicted, true = (np.asarray(each)[:, None] == classes for each in (found, truth))
+    return np.concatenate([predicted & true, predicted.astype(int) + true], axis=1).astype(float)
 
 
 class SingleLabelMetric(Figures):
@@ -93,6 +130,14 @@ class SingleLabelMetric(Figures):
     def counts(self, prediction: int, reference: int) -> tuple[float, float]:
         """Whether it is right, and 1."""
         return prediction == reference, 1
+
+    def measured(self, predictions: Sequence, references: Sequence, units: Sequence[Hashable]) -> dict[str, Measured]:
+        """The primary figure, and macro F1 where it is one of the figures."""
+        measured = super().measured(predictions, references, units)
+        if "macro_f1" in self.figures:
+            counts = _class_counts(predictions, references)
+            measured["macro_f1"] = measure(sums_by_unit(counts, units), _macro_f1)
+        return measured
 
     def by_class(self, predictions: list, references: list, names: Sequence[str]) -> ByClass:
         """Of each label."""
@@ -148,6 +193,7 @@ class RegressionMetric(Figures):
     """Pearson's and Spearman's correlation, and the root mean squared error."""
 
     primary = "pearson"
+    interval = staticmethod(correlation_interval)
     lower_is_better = frozenset({"rmse"})
     figures = {
         "pearson": lambda truth, found: pearsonr(found, truth).statistic if len(truth) > 1 else math.nan,
@@ -155,10 +201,11 @@ class RegressionMetric(Figures):
         "rmse": root_mean_squared_error,
     }
 
-    def resampling(self, predictions: Sequence, references: Sequence) -> Callable[[np.ndarray], float]:
-        """A correlation is no ratio of sums, but quickly computed."""
-        pairs = np.array([predictions, references])
-        return lambda chosen: float(np.corrcoef(pairs[:, chosen])[0, 1])
+    def measured(self, predictions: Sequence, references: Sequence, units: Sequence[Hashable]) -> dict[str, Measured]:
+        """Pearson's correlation, of sums of powers."""
+        found, truth = (np.array(each, dtype=float) - np.mean(each) for each in (predictions, references))
+        counts = np.stack([np.ones_like(found), found, truth, found**2, truth**2, found * truth], axis=-1)
+        return {self.primary: measure(sums_by_unit(counts, units), _correlation)}
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Value("float64"), datasets.Value("float64"), str(self.__doc__))
@@ -241,10 +288,17 @@ class WordMetric(Figures):
         return _info(labels, labels, str(self.__doc__))
 
 
+Ranking = Sequence[str | Sequence[str]]
+
+
 class RetrievalMetric(Figures):
     """nDCG@10 (Järvelin and Kekäläinen 2002, doi 10.1145/582415.582418, binary gains) and the recall of the first and
     of the first ten, of ranked document ids, as BEIR averages them over queries (Thakur et al. 2021, arXiv
-    2104.08663)."""
+    2104.08663).
+
+    In place of an id a list of ids that tie: a query's figure is then the mean over all their orders (McSherry and
+    Najork 2008, doi 10.1007/978-3-540-78646-7_38), whatever the order of the files.
+    """
 
     primary = "ndcg_at_10"
     figures = {
@@ -253,29 +307,49 @@ class RetrievalMetric(Figures):
         "recall_at_10": lambda truth, found: fmean(map(recall, found, truth)),
     }
 
-    def counts(self, prediction: list[str], reference: list[str]) -> tuple[float, float]:
+    def compute(self, *, predictions: Sequence[Ranking], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """As every metric's."""
+        return super().compute(predictions=[_ties(ranking) for ranking in predictions], references=references)
+
+    def counts(self, prediction: Ranking, reference: list[str]) -> tuple[float, float]:
         """Its gain, and 1."""
         return ndcg(prediction, reference), 1
 
     def _info(self) -> evaluate.MetricInfo:
         ids = datasets.Sequence(datasets.Value("string"))
-        return _info(ids, ids, str(self.__doc__))
+        return _info(datasets.Sequence(ids), ids, str(self.__doc__))
 
 
-def ndcg(ranked: list[str], relevant: list[str], k: int = 10) -> float:
-    """The discounted gain of the first `k` of a ranking, as a share of the best possible."""
-    gain = sum(1 / math.log2(rank + 2) for rank, name in enumerate(ranked[:k]) if name in relevant)
-    return gain / sum(1 / math.log2(rank + 2) for rank in range(min(len(relevant), k)))
+def _ties(ranking: Ranking) -> list[list[str]]:
+    return [[each] if isinstance(each, str) else [*each] for each in ranking]
 
 
-def recall(ranked: list[str], relevant: list[str], k: int = 10) -> float:
-    """The share of what is relevant that the first `k` of a ranking hold."""
-    return len({*ranked[:k]} & {*relevant}) / len(relevant)
+def ndcg(ranking: Ranking, relevant: Sequence[str], k: int = 10) -> float:
+    """The discounted gain of the first `k` of a ranking, as a share of the best possible; 0 where nothing is
+    relevant."""
+    discounts = [1 / math.log2(rank + 2) for rank in range(k)]
+    best = sum(discounts[: len({*relevant})])
+    return _gain(ranking, relevant, discounts) / best if best else 0.0
+
+
+def recall(ranking: Ranking, relevant: Sequence[str], k: int = 10) -> float:
+    """The share of what is relevant that the first `k` of a ranking hold; 0 where nothing is."""
+    return _gain(ranking, relevant, [1.0] * k) / max(1, len({*relevant}))
+
+
+def _gain(ranking: Ranking, relevant: Sequence[str], weights: list[float]) -> float:
+    """The sum of the ranks' weights at which relevant documents stand; of those that tie, its mean over all orders."""
+    rank, gain = 0, 0.0
+    for tied in _ties(ranking):
+        gain += len({*relevant} & {*tied}) / len(tied) * sum(weights[rank : rank + len(tied)])
+        rank += len(tied)
+    return gain
 
 
 def span_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
     """Exact match and F1 of one prediction."""
-    pairs = [(normalize_answer(prediction), normalize_answer(answer)) for answer in answers or [""]]
+    right = [*filter(None, map(normalize_answer, answers))] or [""]  # as SQuAD's own script leaves out what is nothing
+    pairs = [(normalize_answer(prediction), answer) for answer in right]
     return max(float(found == truth) for found, truth in pairs), max(_overlap(*pair) for pair in pairs)
 
 
@@ -293,31 +367,17 @@ def _overlap(found: str, truth: str) -> float:
     return 2 * common / (len(words) + len(expected))
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], examples: int, seed: int = 0, draws: int = 1000
-) -> tuple[float, float]:
-    """The 95 % interval of a statistic over examples drawn with replacement (Efron's percentile bootstrap).
-
-    Args:
-        statistic: of the examples with the given numbers `[examples]`.
-    """
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, examples, examples)) for _ in range(draws)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def interval_of(
-    metric: Figures, predictions: Sequence, references: Sequence, examples: Sequence[str] | None = None
-) -> tuple[float, float]:
+    metric: Figures, predictions: Sequence, references: Sequence, units: Sequence[Hashable] | None = None
+) -> Interval:
     """The 95 % interval of a metric's primary figure.
 
     Args:
-        examples: of which example each prediction is, where some are predicted several times, by runs with several
-            seeds; what is drawn is examples, each with all its predictions, which are not independent.
+        units: what each prediction belongs to of what was drawn independently, such as its example, where runs with
+            several seeds predict it; by default itself.
     """
-    figure = metric.resampling(predictions, references)
-    return _interval_over_examples(figure, examples or range(len(predictions)))
+    units = range(len(predictions)) if units is None else units
+    return metric.interval(metric.measured(predictions, references, units)[metric.primary])
 
 
 def interval_of_difference(
@@ -325,24 +385,10 @@ def interval_of_difference(
     predictions: Sequence,
     others: Sequence,
     references: Sequence,
-    examples: Sequence[str] | None = None,
-) -> tuple[float, float]:
-    """The 95 % interval of what `predictions` are better by than `others` of the same examples, drawn in pairs."""
-    first, second = (metric.resampling(found, references) for found in (predictions, others))
-    sign = 1 if metric.greater_is_better else -1
-    return _interval_over_examples(
-        lambda chosen: sign * (first(chosen) - second(chosen)), examples or range(len(predictions))
-    )
-
-
-def _interval_over_examples(statistic: Callable[[np.ndarray], float], examples: Sequence) -> tuple[float, float]:
-    places = collections.defaultdict(list)
-    for place, example in enumerate(examples):
-        places[example].append(place)
-    if len({*map(len, places.values())}) == 1:  # as often as not one each, and then quickly drawn
-        square = np.array([*places.values()])
-        return bootstrap_interval(lambda chosen: statistic(square[chosen].ravel()), len(square))
-    of_each = [np.array(some) for some in places.values()]
-    return bootstrap_interval(
-        lambda chosen: statistic(np.concatenate([of_each[number] for number in chosen])), len(of_each)
-    )
+    units: Sequence[Hashable] | None = None,
+) -> Interval:
+    """The 95 % interval of what `predictions` are better by than `others` of the same examples."""
+    units = range(len(predictions)) if units is None else units
+    first, second = (metric.measured(found, references, units)[metric.primary] for found in (predictions, others))
+    better, worse = (first, second) if metric.greater_is_better else (second, first)
+    return difference_interval(better, worse, metric.interval)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...intervals import Interval
 from ...proof import position_buckets
+from ...tables import strict_json, table, with_interval
 from .classes import FIGURES, folded, shown_classes, summed_up
 from .costs import TITLES, Cost, cost_rows
-from .metrics import Figures, interval_of, interval_of_difference
-from .tables import strict_json, table, with_interval
+from .metrics import Figures, interval_of_difference
 
 
 Lines = list[dict[str, Any]]
@@ -27,20 +28,6 @@ def score(metric: Figures, lines: Lines) -> dict[str, float]:
 def column(lines: Lines, key: str) -> list:
     """One field of every prediction."""
     return [line[key] for line in lines]
-
-
-def difference(metric: Figures, lines: Lines, others: Lines) -> tuple[float, tuple[float, float]]:
-    """What `lines` are better by than `others`, predictions of the same examples in the same order, and its 95 %
-    interval."""
-    ours, theirs = (score(metric, each)[metric.primary] for each in (lines, others))
-    interval = interval_of_difference(
-        metric,
-        column(lines, "prediction"),
-        column(others, "prediction"),
-        column(others, "reference"),
-        column(lines, "id"),
-    )
-    return (ours - theirs) * (1 if metric.greater_is_better else -1), interval
 
 
 def decided_within(lines: Lines, start: int, stop: int | None) -> Lines:
@@ -64,6 +51,8 @@ class Report:
         costs: of each strategy, all its runs together; none of those that were not measured.
         extended: the strategies in which the long model reads, not the source.
         lengths: of all texts, in tokens.
+        drawn_with: what an example was drawn with, by its id, such as the article that several questions are on;
+            nothing of those that were drawn alone.
     """
 
     metric: Figures
@@ -75,7 +64,8 @@ class Report:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     extended: Collection[str] = ()
     lengths: Sequence[int] = ()
-    differences: dict[tuple[str, str], tuple[float, tuple[float, float]]] = field(default_factory=dict, init=False)
+    drawn_with: Mapping[str, str] = field(default_factory=dict)
+    differences: dict[tuple[str, str], tuple[float, Interval]] = field(default_factory=dict, init=False)
 
     @property
     def first(self) -> str:
@@ -87,17 +77,42 @@ class Report:
         """For every strategy, all figures of the tables."""
         return {name: self._figures(name, lines) for name, lines in self.results.items()}
 
-    def difference(self, name: str, other: str) -> tuple[float, tuple[float, float]]:
+    def difference(self, name: str, other: str) -> tuple[float, Interval]:
         """What one strategy is better by than another, and its interval; computed once."""
         if (name, other) not in self.differences:
-            self.differences[name, other] = difference(self.metric, self.results[name], self.results[other])
+            self.differences[name, other] = self.difference_of(self.results[name], self.results[other])
         return self.differences[name, other]
+
+    def difference_of(self, lines: Lines, others: Lines) -> tuple[float, Interval]:
+        """What `lines` are better by than `others`, predictions of the same examples in the same order, and its 95 %
+        interval."""
+        metric = self.metric
+        ours, theirs = (score(metric, each)[metric.primary] for each in (lines, others))
+        found, other = column(lines, "prediction"), column(others, "prediction")
+        interval = interval_of_difference(metric, found, other, column(others, "reference"), self.units(lines))
+        return (ours - theirs) * (1 if metric.greater_is_better else -1), interval
+
+    def units(self, lines: Lines) -> list[str]:
+        """What each prediction belongs to of what was drawn independently."""
+        return [self.drawn_with.get(line["id"], line["id"]) for line in lines]
+
+    def by_run(self, name: str) -> dict[str, float]:
+        """The primary figure of each of a strategy's seeds, all folds together; none where there are not several."""
+        runs: dict[str, Lines] = {}
+        for line in self.results[name]:
+            runs.setdefault(line.get("run", ""), []).append(line)
+        if len(runs) == 1:
+            return {}
+        return {run: score(self.metric, lines)[self.metric.primary] for run, lines in runs.items()}
 
     def _figures(self, name: str, lines: Lines) -> dict[str, Any]:
         found, truth = column(lines, "prediction"), column(lines, "reference")
+        measured = self.metric.measured(found, truth, self.units(lines))
+        intervals = {figure: self.metric.interval(each) for figure, each in measured.items()}
         figures: dict[str, Any] = {
             **score(self.metric, lines),
-            "interval": interval_of(self.metric, found, truth, column(lines, "id")),
+            "interval": intervals[self.metric.primary],
+            "intervals": intervals,
             "predictions": len(lines),
             "by_position": self._by_position(
                 lines, position_buckets(max(self.reach, self.source_length + 1), self.source_length)
@@ -106,6 +121,8 @@ class Report:
         if self.groups:
             parts = {group: [line for line in lines if line["group"] == group] for group in self.groups}
             figures["by_group"] = self._parts(parts)
+        if by_run := self.by_run(name):
+            figures["by_run"] = by_run
         if name != self.first:
             figures["first_is_better_by"] = self.difference(self.first, name)[1]
         if by_class := self.metric.by_class(found, truth, class_names(lines)):
@@ -138,14 +155,25 @@ class Report:
     def _overview(self) -> str:
         figures, primary, first = self.figures, self.metric.primary, self.first
         others = [name for name in self.metric.figures if name != primary]
-        titles = [f"{primary} (95 % interval)", *others, "predictions"]
+        shown = figures[first]["intervals"]
+        titles = [f"{each} (95 % interval)" if each in shown else each for each in (primary, *others)]
+        titles.append("predictions")
+        several = "by_run" in figures[first]
+        if several:
+            titles.append(f"{primary} by seed")
         if len(figures) > 1:
             titles.append(f"{first} is better by (95 % interval, paired)")
         sign = 1 if self.metric.greater_is_better else -1
         rows = {}
         for name, row in figures.items():
-            cells = [with_interval(row[primary], row["interval"])]
-            cells += [*(f"{row[other]:.3f}" for other in others), str(row["predictions"])]
+            intervals = row["intervals"]
+            cells = [
+                with_interval(row[each], intervals[each]) if each in intervals else f"{row[each]:.3f}"
+                for each in (primary, *others)
+            ]
+            cells.append(str(row["predictions"]))
+            if several:
+                cells.append(f"{min(row['by_run'].values()):.3f} to {max(row['by_run'].values()):.3f}")
             if len(figures) > 1:
                 better = sign * (figures[first][primary] - row[primary])
                 cells.append("" if name == first else with_interval(better, row["first_is_better_by"], "+"))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from .costs import Cost
 from .metrics import ChoiceMetric, SingleLabelMetric
-from .report import Lines, Report, column, difference
+from .report import Lines, Report, column
 
 
 FEW = 0.1  # of the texts; if no more are longer than the source reads, little can be gained
-TOO_FEW = 10  # test examples; intervals that are drawn from fewer are far too narrow
+TOO_FEW = 10  # test examples, or groups of them; of fewer nothing is known of how they vary
 OUT_OF_REACH = 100  # times as many examples: a difference that small is none
 
 
@@ -77,7 +77,7 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
     has = f"{_and(tied)} {'has the' if len(tied) == 1 else 'have the same'} {highest} {primary}," * (len(ranked) > 1)
     has = has or f"{best} reaches {primary}"
     of = f" of {best}" * (len(tied) > 1)
-    examples = _on_examples(report.results[best])
+    examples = _on_examples(report, report.results[best])
     sentences = [f"{has} {figure:.3f} (95 % interval{of} {low:.3f} to {high:.3f}), {examples}."]
     leads = [lead(report, best, other) for other in ranked[1:]]
     apart, close = ([each for each in leads if each.told_apart is apart] for apart in (True, False))
@@ -91,25 +91,47 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
             f"{best} is not told apart from {_and(map(str, close))}: the 95 % interval of "
             f"{'the difference holds' if len(close) == 1 else 'each difference holds'} 0."
         )
-    return sentences
+    return [*sentences, *_by_seed(report, ranked)]
+
+
+def _by_seed(report: Report, ranked: list[str]) -> list[str]:
+    """How far apart the seeds of the best are, and in how many of them it is better than the next."""
+    best, *others = ranked
+    ours = report.by_run(best)
+    if not ours:
+        return []
+    said = f"By seed {best} reaches {min(ours.values()):.3f} to {max(ours.values()):.3f}"
+    if others:
+        theirs, sign = report.by_run(others[0]), 1 if report.metric.greater_is_better else -1
+        wins = sum(sign * (ours[run] - theirs[run]) > 0 for run in ours)
+        said += f", and is better than {others[0]} with {wins} of {len(ours)} seeds"
+    return [f"{said}; intervals are for these seeds, and others may differ as much."]
 
 
 def _too_few(report: Report) -> list[str]:
-    examples = len({*column(report.results[report.first], "id")})
-    if examples >= TOO_FEW:
+    lines = report.results[report.first]
+    examples, groups = _counts(report, lines)
+    if groups >= TOO_FEW:
         return []
-    return [
-        f"So few test examples ({examples:,}) show nothing, whatever their intervals say: name a larger test_file."
-    ]
+    counted = f"{examples:,}" + f" in {groups:,} groups" * (groups < examples)
+    return [f"So few test examples ({counted}) show nothing, whatever their intervals say: name a larger test_file."]
 
 
-def _on_examples(lines: Lines) -> str:
-    examples = len({*column(lines, "id")})
+def _counts(report: Report, lines: Lines) -> tuple[int, int]:
+    """Examples, and groups of them that were drawn together."""
+    return len({*column(lines, "id")}), len({*report.units(lines)})
+
+
+def _on_examples(report: Report, lines: Lines) -> str:
+    examples, groups = _counts(report, lines)
     said = f"on {examples:,} test example{'s' * (examples != 1)}"
-    if len(lines) == examples:
+    if groups < examples:
+        said += f" in {groups:,} group{'s' * (groups != 1)}"
+    if len(lines) > examples:
+        said += f", each predicted by {len(lines) / examples:g} runs"
+    if groups == len(lines):
         return said
-    times = len(lines) / examples
-    return f"{said}, each predicted by {times:g} runs (intervals draw examples, with all their predictions)"
+    return f"{said} (intervals keep all predictions of {'an example' if groups == examples else 'a group'} together)"
 
 
 def _guessing(report: Report, ranked: list[str]) -> list[str]:
@@ -150,7 +172,7 @@ def _lead_past(report: Report, ranked: list[str]) -> Lead | None:
     ours, theirs = (report.within(report.results[name], report.source_length, None) for name in (long, source))
     if not ours or column(ours, "id") != column(theirs, "id"):
         return None
-    past = Lead(long, source, *difference(report.metric, ours, theirs))
+    past = Lead(long, source, *report.difference_of(ours, theirs))
     return past if math.isfinite(past.by) else None
 
 

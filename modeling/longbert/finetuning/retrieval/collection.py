@@ -1,6 +1,7 @@
 """Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..examples.reading import as_text, read_examples
 from ..results.report import Lines
 
 
-RANKED = 10  # documents kept of a ranking, as many as the figures look at
+RANKED = 10  # documents kept of a ranking, as many as the figures look at, and those that tie with the tenth
 
 
 @dataclass(kw_only=True)
@@ -77,10 +78,11 @@ class Retrieval:
         of its own group, where documents have groups.
 
         Args:
-            similarities: `[queries, documents]`.
+            similarities: `[queries, documents]`; documents tie where they are equal.
 
         Returns:
-            What `Report` reads: for each query the best ids, the right ids, where its evidence stands, its group.
+            What `Report` reads: for each query the best ids, in place of an id a list of those that tie; the right
+            ids, where its evidence stands, its group.
         """
         names = list(self.documents)
         groups = [document.group for document in self.documents.values()]
@@ -88,18 +90,20 @@ class Retrieval:
         theirs = torch.tensor([numbers[group] for group in groups])
         ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
         allowed = similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
-        best = allowed.topk(min(RANKED, len(names)))
+        last = allowed.topk(min(RANKED, len(names))).values[:, -1]
         lines = []
-        for query, scores, indices in zip(self.queries, best.values.tolist(), best.indices.tolist(), strict=True):
-            ranked = {
-                names[index]: score for index, score in zip(indices, scores, strict=True) if score > -float("inf")
-            }
+        for query, scores, least in zip(self.queries, allowed, last, strict=True):
+            # all that tie with the last one too
+            best = ((scores >= least) & (scores > -torch.inf)).nonzero()[:, 0].tolist()
+            scored = {names[index]: float(scores[index]) for index in best}
+            ranked = sorted(scored, key=lambda name: (-scored[name], name))
+            ties = [list(tied) for _, tied in groupby(ranked, key=scored.__getitem__)]
             lines.append(
                 {
                     "id": query.id,
-                    "prediction": list(ranked),
+                    "prediction": [tied[0] if len(tied) == 1 else tied for tied in ties],
                     "reference": query.documents,
-                    "scores": ranked,
+                    "scores": {name: scored[name] for name in ranked},
                     "evidence": query.evidence,
                     "group": query.group,
                 }
@@ -218,6 +222,8 @@ def _retrieval(
     if grouped and len(grouped) < len(corpus):
         raise ValueError(f"{where}: {len(grouped)} of {len(corpus)} documents have a group: give all of them one")
     texts = {line["id"]: line["text"] for line in corpus}
+    if copies := len(texts) - len({*texts.values()}):
+        print(f"{where}: {copies:,} of {len(texts):,} documents have the text of another one, and tie with it")
     documents = {
         line["id"]: Document(ids, str(line["group"]) if grouped else None)
         for line, ids in zip(corpus, tokens(list(texts.values())), strict=True)
@@ -240,7 +246,7 @@ def _retrieval(
 
 def _right_documents(where: str, query: dict[str, Any], documents: dict[str, Document]) -> list[str]:
     named = query["document"] if isinstance(query["document"], list) else [query["document"]]
-    right = [str(name) for name in named]
+    right = list(dict.fromkeys(map(str, named)))
     for name in right:
         if name not in documents:
             raise ValueError(f"{where}, query {query['id']!r}: there is no document {name!r} in corpus.jsonl")

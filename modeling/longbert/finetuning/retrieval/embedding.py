@@ -379,6 +379,7 @@ def run_embedding(
             costs,
             extended,
             lengths,
+            {query.id: query.documents[0] for query in test.queries},
         )
 
     runs = [comparison.run(row) for row in rows]

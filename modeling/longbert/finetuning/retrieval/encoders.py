@@ -85,18 +85,27 @@ class Reading:
     tokens: int = 0
 
     def similarities(self, nearest: bool) -> torch.Tensor:
-        """Cosines `[queries, documents]`: of the nearest piece, or of the mean of all."""
+        """Cosines `[queries, documents]`: of the nearest piece, or of the mean of all. Those of equal vectors are
+        equal."""
         documents = int(self.owner[-1]) + 1
         if nearest:
-            found = self.queries @ self.pieces.T
+            found = _cosines(self.queries, self.pieces)
             empty = found.new_zeros(len(found), documents)
             return empty.scatter_reduce(1, self.owner.expand_as(found), found, "amax", include_self=False)
         sums = self.pieces.new_zeros(documents, self.pieces.shape[1]).index_add(0, self.owner, self.pieces)
-        return self.queries @ F.normalize(sums, dim=-1).T
+        return _cosines(self.queries, F.normalize(sums, dim=-1))
+
+
+def _cosines(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Of unit vectors, `[queries, vectors]`: a matrix product rounds equal columns differently, so each is computed
+    once."""
+    different, number = vectors.unique(dim=0, return_inverse=True)
+    return (queries @ different.T)[:, number]
 
 
 def read(encoder: SentenceTransformer, retrieval: Retrieval, way: Strategy, batch_size: int) -> Reading:
-    """Read every query, and every document in a strategy's pieces, which are as long as the encoder reads."""
+    """Read every query, and every document in a strategy's pieces, which are as long as the encoder reads. What is
+    there twice is read once, so that documents in which an encoder reads the same tie."""
 
     def vectors(kind: str, texts: list[list[list[int]]]) -> torch.Tensor:
         return _embed(encoder, [piece for pieces in texts for piece in pieces], prompts[kind], batch_size)
@@ -122,14 +131,15 @@ def _embed(encoder: SentenceTransformer, texts: list[list[int]], prompt: list[in
     was_training = encoder.training
     encoder.eval()
     tokenizer = encoder.tokenizer
-    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+    order = sorted({*map(tuple, texts)}, key=lambda text: (-len(text), text))
     vectors = []
-    for start in range(0, len(texts), batch_size):
-        some = [texts[number] for number in order[start : start + batch_size]]
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
         features = collate([framed(tokenizer, [*prompt, *text]) for text in some], tokenizer)
         features = {name: tensor.to(encoder.device) for name, tensor in features.items()}
         # some poolings leave the prompt out
         outputs = encoder({**features, "prompt_length": len(prompt) + 1 if prompt else 0})
         vectors.append(F.normalize(outputs["sentence_embedding"].float(), dim=-1).cpu())
     encoder.train(was_training)
-    return torch.cat(vectors)[torch.tensor(order).argsort()]
+    numbers = {text: number for number, text in enumerate(order)}
+    return torch.cat(vectors)[[numbers[tuple(text)] for text in texts]]

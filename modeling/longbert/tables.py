@@ -1,4 +1,4 @@
-"""Markdown tables, and json that every reader takes."""
+"""How figures are written: Markdown tables, and json that every reader takes."""
 
 import json
 import math
@@ -17,15 +17,20 @@ def _cell(text: str) -> str:
     return " ".join(str(text).replace("|", "\\|").split())
 
 
-def with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
-    """A figure with its interval in brackets."""
-    low, high = interval
-    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+def with_interval(value: float, interval: tuple[float, float], sign: str = "", digits: int = 3, unit: str = "") -> str:
+    """A figure with its interval in brackets; the figure alone where there is none."""
+    low, high = (f"{each:{sign}.{digits}f}" for each in interval)
+    shown = f"{value:{sign}.{digits}f}{unit}"
+    return f"{shown} ({low} to {high})" if all(map(math.isfinite, interval)) else shown
 
 
-def strict_json(value: Any) -> str:
-    """JSON that has null where a number is not finite: NaN is no JSON, and many readers stop at it."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+def strict_json(value: Any, indent: int | None = 2) -> str:
+    """JSON that has null where a number is not finite: NaN is no JSON, and many readers stop at it.
+
+    Args:
+        indent: None for one line.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
