@@ -214,3 +214,65 @@ class KillAtWrite:
             os.kill(os.getpid(), signal.SIGKILL)
         with open(self.count_file, "w") as file:
             file.write(f"{self.seen}")
+
+
+class Fsdp2:
+    """The ranks divide the model as configs/accelerate/fsdp2.yaml says, and print what each of them holds.
+
+    On a CPU accelerate takes that for DDP and says nothing, so here its state is told that it is FSDP, as it tells
+    itself on a GPU.
+    """
+
+    def __init__(self, then: Callable[[], None] | None = None):
+        self.then = then
+
+    def __call__(self) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedType
+
+        os.environ.update(fsdp2_environment())
+        begin, prepare = AcceleratorState.__init__, Accelerator.prepare
+
+        def begin_divided(state, *arguments, fsdp_plugin=None, **keywords):
+            begin(state, *arguments, fsdp_plugin=fsdp_plugin, **keywords)
+            state.fsdp_plugin = fsdp_plugin or vars(state).get("fsdp_plugin")
+            if state.distributed_type == DistributedType.MULTI_CPU and state.fsdp_plugin is not None:
+                state.distributed_type = DistributedType.FSDP
+                if state.mixed_precision != "no":
+                    state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+
+        def prepare_and_say(accelerator, *things):
+            prepared = prepare(accelerator, *things)
+            for thing in prepared if isinstance(prepared, list | tuple) else [prepared]:
+                if isinstance(thing, torch.nn.Module):
+                    print("holds " + json.dumps(held(thing)), flush=True)
+            return prepared
+
+        AcceleratorState.__init__, Accelerator.prepare = begin_divided, prepare_and_say
+        if self.then:
+            self.then()
+
+
+def fsdp2_environment() -> dict[str, str]:
+    """What the launcher would tell its processes of the shipped file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    file = str(ROOT / "configs" / "accelerate" / "fsdp2.yaml")
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", file, "train.py"]))
+    told = prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in told.items() if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP"))}
+
+
+def held(model: torch.nn.Module) -> dict[str, int | list[str]]:
+    """How many bytes of a model's parameters this process holds, of how many, and how they are divided."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    local = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in parameters]
+    return {
+        "bytes": sum(tensor.nbytes for tensor in local),
+        "of": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "placements": sorted({str(getattr(parameter, "placements", None)) for parameter in parameters}),
+    }

@@ -78,6 +78,10 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
+            # torch's FSDP2 gives a model a class made on the spot; what is saved must name one that can be imported
+            original = cls.__bases__[-1]
+            cls.__name__, cls.__qualname__, cls.__module__ = original.__name__, original.__qualname__, original.__module__
         # transformers keys conversions of custom code on the class's name, a user's own among them
         register_transplant(cls.__name__)
 
@@ -160,11 +164,16 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         Old checkpoints, bert-base-uncased among them, call LayerNorm's weights gamma and beta, and transformers'
         Trainer would not find these again in its own checkpoints: it resumed, and chose its best model, without them.
 
+        A `state_dict` that FSDP2 has gathered has a copy for each name of a tied weight; one is saved, as without it.
+
         Raises:
             ValueError: the config was changed by hand into one that the weights do not fit.
         """
         for encoder in self.long_encoders():
             encoder.refuse_edited_config()
+        if given := kwargs.get("state_dict"):
+            tied = self.all_tied_weights_keys
+            kwargs["state_dict"] = {name: each for name, each in given.items() if tied.get(name) not in given}
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
@@ -590,7 +599,22 @@ def mean_of_texts(hidden_states: torch.Tensor, real: torch.Tensor | None) -> tor
     return (total / real.sum(dim=1, keepdim=True)).to(hidden_states.dtype)
 
 
-class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
+class PredictsTokens(LongBertPreTrainedModel):
+    """What models with an MLM head share."""
+
+    cls: nn.Module
+
+    def labelled_logits(self, labels: torch.LongTensor, **inputs: Any) -> torch.Tensor:
+        """The MLM head's logits `[labelled, vocab_size]` where `labels` `[batch_size, seq_length]` are not -100, row
+        by row: a text's other logits, the largest tensor of all, are not computed.
+
+        Where FSDP2 divides the model, name it by `torch.distributed.fsdp.register_fsdp_forward_method`.
+        """
+        hidden_states = self.bert(**inputs).last_hidden_state
+        return self.cls.predictions(hidden_states[labels != IGNORE_INDEX])
+
+
+class LongBertForPreTraining(PredictsTokens, BertForPreTraining):
     """MLM and next-sentence (or sentence-order) heads, as in BERT's pretraining; both losses mean the same for any
     split of a batch."""
 
@@ -644,7 +668,7 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
         return self._returned(result, return_dict)
 
 
-class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
+class LongBertForMaskedLM(PredictsTokens, BertForMaskedLM):
     """MLM head, with a loss that is computed at labelled positions only and means the same for any split of a
     batch."""
 

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
 from .resuming import Progress, TrainedAlready, problem_of
+from .sharding import dividing
 from .signals import StopOnSignal, StoppedBySignal
 
 
@@ -85,6 +86,11 @@ class SafeTrainer(Trainer):
         if problem := problem_of(best):
             raise ValueError(f"the best checkpoint, {best}, {problem}: resume=auto makes it anew")
         super()._load_best_model()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which divides the model here where FSDP2 is on."""
+        with dividing(self.model, self.accelerator):
+            return super()._prepare_for_training(*args, **kwargs)
 
     # ---- a step
 
@@ -155,10 +161,10 @@ class SafeTrainer(Trainer):
             self.aside = aside
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            if self.state.best_model_checkpoint == str(aside / name):  # in every process: each loads it at the end
+                self.state.best_model_checkpoint = str(run / name)
             if self.args.should_save:
-                if self.state.best_model_checkpoint == str(aside / name):
-                    self.state.best_model_checkpoint = str(run / name)
-                    self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
+                self.state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
                 set_aside(run / name, "replaced")
                 put_in_place(aside / name, run / name)
         finally:
