@@ -56,6 +56,7 @@ ORDER = [
     "training.signals",
     "training.resuming",
     "training.changes",
+    "training.sharding",
     "training.record",
     "training.safety",
     "training.epochs",

@@ -75,13 +75,15 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
     config_class = LongBertConfig
     config: LongBertConfig
     bert: BertModel
+    # not the embeddings, which BERT names too: FSDP would divide them apart from the head that shares their table
+    _no_split_modules = ["BertLayer"]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
             # torch's FSDP2 gives a model a class made on the spot; what is saved must name one that can be imported
-            original = cls.__bases__[-1]
-            cls.__name__, cls.__qualname__, cls.__module__ = original.__name__, original.__qualname__, original.__module__
+            for name in ("__name__", "__qualname__", "__module__"):
+                setattr(cls, name, getattr(cls.__bases__[-1], name))
         # transformers keys conversions of custom code on the class's name, a user's own among them
         register_transplant(cls.__name__)
 
@@ -105,6 +107,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         for child in self.children():
             if any(tensor.is_meta for tensor in child.state_dict().values()):
                 child.to_empty(device=device)
+        self._no_split_modules = type(self)._no_split_modules  # the replaced parts have left theirs
         self.post_init()
 
     def _swap_parts(self) -> None:

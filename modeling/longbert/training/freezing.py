@@ -44,6 +44,13 @@ def select_parameters(model: LongBertPreTrainedModel, train_only: list[str]) -> 
     return f"{trained:,} of {model.num_parameters():,} parameters train"
 
 
+def freeze_pooler(model: LongBertPreTrainedModel) -> None:
+    """Freeze the pooler of an encoder whose token vectors alone are read: no gradient reaches it, and DDP would wait
+    for one."""
+    if model.base_model.pooler is not None:
+        model.base_model.pooler.requires_grad_(False)
+
+
 def _train_new_positions(model: LongBertPreTrainedModel) -> str:
     config, weight = model.config, model.get_position_embeddings().weight
     kept, rows = config.pretrained_positions, POSITION_TYPES[config.position_type].stored_rows(config)
@@ -73,4 +80,4 @@ def _freeze_rows(positions: PositionEmbedding, kept: int) -> None:
         weight = torch.cat((positions.weight[:kept].detach(), positions.weight[kept:]))
         return functional_call(reader, {"weight": weight}, (position_ids,))
 
-    positions.forward = forward
+    positions.forward = forward  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from ..data.fingerprints import Fingerprint
 from ..folders import file_written_aside, refuse_occupied, set_aside, sha256_of
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
+from .sharding import division
 
 
 logger = logging.get_logger(__name__)
@@ -55,7 +56,11 @@ class Record:
         told = {
             "settings": settings_of(*instances),
             "versions": {package: version(package) for package in PACKAGES},
-            "machine": {"processes": args.world_size, "device": args.device.type},
+            "machine": {
+                "processes": args.world_size,
+                "device": args.device.type,
+                "divided by": division(args),
+            },
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
 from .resuming import Progress, TrainedAlready, problem_of
-from .sharding import dividing
+from .sharding import dividing, division
 from .signals import StopOnSignal, StoppedBySignal
 
 
@@ -86,6 +86,15 @@ class SafeTrainer(Trainer):
         if problem := problem_of(best):
             raise ValueError(f"the best checkpoint, {best}, {problem}: resume=auto makes it anew")
         super()._load_best_model()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's, which has DDP look for weights without a gradient at every step: no head or objective has
+        any."""
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = False
+        super().create_accelerator_and_postprocess()
+        if division(self.args) == "FSDP" and not self.accelerator.is_fsdp2:
+            logger.warning("accelerate divides parameters by FSDP on GPUs alone: here each process holds all of them")
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, which divides the model here where FSDP2 is on."""

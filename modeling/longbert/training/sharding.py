@@ -1,13 +1,45 @@
-"""FSDP2, as accelerate applies it, told what it cannot know of a BERT."""
+"""Parameters divided among processes: FSDP2, as accelerate applies it, told what it cannot know of a BERT."""
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.fsdp import register_fsdp_forward_method
+from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import strtobool
+
+
+def division(args: TrainingArguments) -> str | None:
+    """What divides parameters, gradients or optimizer states among a run's processes, by its launch or settings."""
+    if args.deepspeed_plugin is not None:
+        return "DeepSpeed"
+    launched = strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+    return "FSDP" if launched or args.fsdp_plugin_args is not None else None
+
+
+def refuse_division(args: TrainingArguments) -> None:
+    """Raise `ValueError` for ways to divide parameters from which no model would come out; call it before any work."""
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "DeepSpeed's stage 3 divides the parameters while the model is read, before the proof could read with "
+            "it: set zero_stage to 2, or divide them by configs/accelerate/fsdp2.yaml"
+        )
+    if division(args) != "FSDP":
+        return
+    version, kind = os.environ.get("FSDP_VERSION", "1"), os.environ.get("FSDP_STATE_DICT_TYPE")
+    if args.fsdp_plugin_args is not None:
+        version, kind = args.fsdp_plugin_args["fsdp_version"], args.fsdp_plugin_args["state_dict_type"]
+    if int(version) != 2:
+        raise ValueError(f"fsdp_version must be 2, got {version}: see configs/accelerate/fsdp2.yaml")
+    if kind != "FULL_STATE_DICT":
+        raise ValueError(
+            f"fsdp_state_dict_type must be FULL_STATE_DICT, got {kind}, of which no model could be saved: see "
+            "configs/accelerate/fsdp2.yaml"
+        )
 
 
 @contextlib.contextmanager
@@ -21,6 +53,8 @@ def dividing(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     if not accelerator.is_fsdp2:
         yield
         return
+    from torch.distributed.fsdp import register_fsdp_forward_method  # which not every build of torch has
+
     plugin = accelerator.state.fsdp_plugin
     if plugin.mixed_precision_policy is not None:
         # accelerate's own rounds the loss, and the sum of the processes' gradients, to half precision
