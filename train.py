@@ -21,6 +21,7 @@ from longbert.training.memory import checkpoint_activations
 from longbert.training.pretraining import dry_run, make_plan, make_trainer, tokenize_for, train_natively
 from longbert.training.record import Record
 from longbert.training.sequence_parallel import share_sequences
+from longbert.training.sharding import refuse_division
 from longbert.training.trainer import LongTrainer
 
 
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
         print(f"{args.world_size} process{'es' * (args.world_size > 1)} on {args.device.type}")
     source = Source.of(model_args)
     source.refuse_longer(run_args)
+    refuse_division(args)
     record = Record.claim(args, run_args, model_args, data_args)
     set_seed(args.seed)
 
@@ -72,7 +74,8 @@ def main(argv: list[str]) -> None:
     trainer = make_trainer(model, plan, source, run_args, args, prover)
     if source.path:
         prover.chunked(SOURCE_CHUNKED, source.load(source.native).to(args.device))
-    prover.whole(EXTENDED_BEFORE if source.path else BEFORE, model)
+    # Trainer places it too, but not what is to be divided
+    prover.whole(EXTENDED_BEFORE if source.path else BEFORE, model.to(args.device))
     trainer.train_or_stop(record.checkpoint())
     prover.whole(EXTENDED_AFTER if source.path else AFTER, model)
     prover.chunked(SAME_CHUNKED, model)

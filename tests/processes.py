@@ -214,3 +214,75 @@ class KillAtWrite:
             os.kill(os.getpid(), signal.SIGKILL)
         with open(self.count_file, "w") as file:
             file.write(f"{self.seen}")
+
+
+class Divided:
+    """The ranks divide parameters or optimizer states as a file of configs/accelerate says, `fsdp2` or
+    `deepspeed-zero2`. Under FSDP2 each prints what it holds."""
+
+    def __init__(self, by: str, then: Callable[[], None] | None = None):
+        self.by, self.then = by, then
+
+    def __call__(self) -> None:
+        os.environ.update(launched_by(self.by))
+        if self.by == "fsdp2":
+            force_fsdp2()
+        if self.then:
+            self.then()
+
+
+def launched_by(name: str) -> dict[str, str]:
+    """What accelerate's launcher would tell each process of a shipped file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    file = ROOT / "configs" / "accelerate" / f"{name}.yaml"
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(file), "x.py"]))
+    if arguments.use_deepspeed:
+        fields = yaml.safe_load(file.read_text())["deepspeed_config"]
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(fields)
+        _, told = prepare_deepspeed_cmd_env(arguments)
+        told["DS_ACCELERATOR"] = "cpu"
+    else:
+        told = prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in told.items() if "DEEPSPEED" in name or "FSDP" in name or name[:3] == "DS_"}
+
+
+def force_fsdp2() -> None:
+    """On a CPU accelerate takes FSDP for DDP and says nothing: here its state is told what it says of itself on a
+    GPU."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    begin, prepare = AcceleratorState.__init__, Accelerator.prepare
+
+    def begin_divided(state, *arguments, fsdp_plugin=None, **keywords):
+        begin(state, *arguments, fsdp_plugin=fsdp_plugin, **keywords)
+        state.fsdp_plugin = fsdp_plugin or vars(state).get("fsdp_plugin")
+        if state.distributed_type == DistributedType.MULTI_CPU and state.fsdp_plugin is not None:
+            state.distributed_type = DistributedType.FSDP
+            if state.mixed_precision != "no":
+                state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+
+    def prepare_and_say(accelerator, *things):
+        prepared = prepare(accelerator, *things)
+        for thing in prepared if isinstance(prepared, list | tuple) else [prepared]:
+            if isinstance(thing, torch.nn.Module):
+                print(f"holds {json.dumps(held(thing))}", flush=True)
+        return prepared
+
+    AcceleratorState.__init__, Accelerator.prepare = begin_divided, prepare_and_say
+
+
+def held(model: torch.nn.Module) -> dict[str, int | list[str]]:
+    """How many bytes of a model's parameters this process holds, of how many, and how they are divided."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    local = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in parameters]
+    return {
+        "bytes": sum(tensor.nbytes for tensor in local),
+        "of": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "placements": sorted({str(getattr(parameter, "placements", None)) for parameter in parameters}),
+    }

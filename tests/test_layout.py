@@ -63,6 +63,7 @@ ORDER = [
     "training.signals",
     "training.resuming",
     "training.changes",
+    "training.sharding",
     "training.record",
     "training.safety",
     "training.epochs",

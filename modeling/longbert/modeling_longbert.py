@@ -77,9 +77,15 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
     config_class = LongBertConfig
     config: LongBertConfig
     bert: BertModel
+    # not the embeddings, which BERT names too: FSDP would divide them apart from the head that shares their table
+    _no_split_modules = ["BertLayer"]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
+            # torch's FSDP2 gives a model a class made on the spot; what is saved must name one that can be imported
+            for name in ("__name__", "__qualname__", "__module__"):
+                setattr(cls, name, getattr(cls.__bases__[-1], name))
         # transformers keys conversions of custom code on the class's name, a user's own among them
         register_transplant(cls.__name__)
 
@@ -103,6 +109,7 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         for child in self.children():
             if any(tensor.is_meta for tensor in child.state_dict().values()):
                 child.to_empty(device=device)
+        self._no_split_modules = type(self)._no_split_modules  # the replaced parts have left theirs
         self.post_init()
 
     def _swap_parts(self) -> None:
@@ -164,11 +171,16 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         Old checkpoints, bert-base-uncased among them, call LayerNorm's weights gamma and beta, and transformers'
         Trainer would not find these again in its own checkpoints: it resumed, and chose its best model, without them.
 
+        A `state_dict` that FSDP2 has gathered has a copy for each name of a tied weight; one is saved, as without it.
+
         Raises:
             ValueError: the config was changed by hand into one that the weights do not fit.
         """
         for encoder in self.long_encoders():
             encoder.refuse_edited_config()
+        if given := kwargs.get("state_dict"):
+            tied = self.all_tied_weights_keys
+            kwargs["state_dict"] = {name: each for name, each in given.items() if tied.get(name) not in given}
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
@@ -602,7 +614,22 @@ def mean_of_texts(hidden_states: torch.Tensor, real: torch.Tensor | None) -> tor
     return (total / real.sum(dim=1, keepdim=True)).to(hidden_states.dtype)
 
 
-class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
+class PredictsTokens(LongBertPreTrainedModel):
+    """What models with an MLM head share."""
+
+    cls: nn.Module
+
+    def labelled_logits(self, labels: torch.LongTensor, **inputs: Any) -> torch.Tensor:
+        """The MLM head's logits `[labelled, vocab_size]` where `labels` `[batch_size, seq_length]` are not -100, row
+        by row: a text's other logits, the largest tensor of all, are not computed.
+
+        Where FSDP2 divides the model, name it by `torch.distributed.fsdp.register_fsdp_forward_method`.
+        """
+        hidden_states = self.bert(**inputs).last_hidden_state
+        return self.cls.predictions(hidden_states[labels != IGNORE_INDEX])
+
+
+class LongBertForPreTraining(PredictsTokens, BertForPreTraining):
     """MLM and next-sentence (or sentence-order) heads, as in BERT's pretraining; both losses mean the same for any
     split of a batch."""
 
@@ -656,7 +683,7 @@ class LongBertForPreTraining(LongBertPreTrainedModel, BertForPreTraining):
         return self._returned(result, return_dict)
 
 
-class LongBertForMaskedLM(LongBertPreTrainedModel, BertForMaskedLM):
+class LongBertForMaskedLM(PredictsTokens, BertForMaskedLM):
     """MLM head, with a loss that is computed at labelled positions only and means the same for any split of a
     batch."""
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import BertPreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
 from .data.masking import TokenMasker
 from .data.rows import RowSettings, make_rows, tokenize
 from .intervals import Measured, measure, plain_interval, sums_by_unit
 from .proof_rows import BEFORE
+from .source import PretrainingModel
 from .tables import strict_json, table, with_interval
 
 
@@ -123,7 +124,7 @@ class Scores:
 
 @torch.no_grad()
 def score(
-    model: BertPreTrainedModel,
+    model: PretrainingModel,
     documents: list[MaskedDocument],
     cut: Cutter,
     tokenizer: PreTrainedTokenizerBase,
@@ -141,9 +142,7 @@ def score(
             batch = collate([piece.features for piece in some], tokenizer)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             labels = batch.pop("labels")
-            labelled = labels != IGNORE_INDEX
-            hidden_states = model.base_model(**batch).last_hidden_state[labelled]
-            logits, targets = model.cls.predictions(hidden_states).float(), labels[labelled]
+            logits, targets = model.labelled_logits(labels, **batch).float(), labels[labels != IGNORE_INDEX]
             positions = torch.cat([piece.positions[piece.features["labels"] != IGNORE_INDEX] for piece in some])
             losses = F.cross_entropy(logits, targets, reduction="none")
             parts.append((torch.full_like(positions, number), positions, losses, logits.argmax(-1) == targets))
@@ -284,13 +283,13 @@ class Prover:
             )
         self.proof = Proof(source_length, max_seq_length, len(self.texts))
 
-    def chunked(self, name: str, model: BertPreTrainedModel) -> None:
+    def chunked(self, name: str, model: PretrainingModel) -> None:
         """Add the row of a model that reads chunks of the source's length."""
         cut = cutter(self.tokenizer, self.proof.source_length)
         title = f"{name} at {self.proof.source_length}"
         self.proof.rows[title] = score(model, self.texts, cut, self.tokenizer, title)
 
-    def metrics(self, model: BertPreTrainedModel) -> dict[str, float]:
+    def metrics(self, model: PretrainingModel) -> dict[str, float]:
         """Loss and accuracy of a model that reads each text at once, over all positions and by position bucket."""
         scores = score(model, self.texts, cutter(self.tokenizer), self.tokenizer, "evaluating")
         summary = scores.summary()
@@ -301,6 +300,6 @@ class Prover:
         }
         return {"loss": summary["loss"], "accuracy": summary["accuracy"], **buckets}
 
-    def whole(self, name: str, model: BertPreTrainedModel) -> None:
+    def whole(self, name: str, model: PretrainingModel) -> None:
         """Add the row of a model that reads each text at once."""
         self.proof.rows[name] = score(model, self.texts, cutter(self.tokenizer), self.tokenizer, name)

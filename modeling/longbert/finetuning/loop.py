@@ -19,6 +19,7 @@ from ..training.freezing import select_parameters
 from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ..training.record import Record
 from ..training.resuming import EarlyStopping, find_checkpoint
+from ..training.sharding import refuse_division
 from ..training.trainer import LongTrainer
 from .comparison import ComparisonArguments, Run, choosing_the_best, compare, refuse_names
 from .examples.splits import Split, fingerprints
@@ -64,6 +65,7 @@ def run_task(
         FileExistsError: there is something in `output_dir`, and nothing is to be resumed.
         ValueError: an example that cannot be used, a strategy that the task cannot read by, or several models to push.
     """
+    refuse_division(args)
     record = Record.claim(args, run_args, *settings)
     readers = {name: Reader.of(STRATEGIES[name], source, run_args.max_length) for name in run_args.strategies}
     task.accept(readers)

@@ -1,11 +1,13 @@
 """Which weights are trained: all, the new positions only, or those that regular expressions name."""
 
+import copy
 import re
 
 import torch
+from torch.func import functional_call
 
 from ..modeling_longbert import LongBertPreTrainedModel
-from ..position_embeddings import POSITION_TYPES
+from ..position_embeddings import POSITION_TYPES, PositionEmbedding
 
 
 def select_parameters(model: LongBertPreTrainedModel, train_only: list[str]) -> str:
@@ -42,6 +44,13 @@ def select_parameters(model: LongBertPreTrainedModel, train_only: list[str]) -> 
     return f"{trained:,} of {model.num_parameters():,} parameters train"
 
 
+def freeze_pooler(model: LongBertPreTrainedModel) -> None:
+    """Freeze the pooler of an encoder whose token vectors alone are read: no gradient reaches it, and DDP would wait
+    for one."""
+    if model.base_model.pooler is not None:
+        model.base_model.pooler.requires_grad_(False)
+
+
 def _train_new_positions(model: LongBertPreTrainedModel) -> str:
     config, weight = model.config, model.get_position_embeddings().weight
     kept, rows = config.pretrained_positions, POSITION_TYPES[config.position_type].stored_rows(config)
@@ -54,7 +63,21 @@ def _train_new_positions(model: LongBertPreTrainedModel) -> str:
     weight.requires_grad = True
     if rows == 0:
         return "the weights that positions are computed from train, all else is frozen"
-    index = torch.arange(kept)
-    # a zero gradient moves nothing under Adam without decay, and positions never decay
-    weight.register_hook(lambda gradient: gradient.index_fill(0, index.to(gradient.device), 0.0))
+    _freeze_rows(model.get_position_embeddings(), kept)
     return f"position rows {kept} to {rows - 1} train, all else is frozen"
+
+
+def _freeze_rows(positions: PositionEmbedding, kept: int) -> None:
+    """Let no gradient reach the first `kept` rows: a zero gradient moves nothing under Adam without decay, and
+    positions never decay.
+
+    It is done in the forward pass because there alone `weight` is the whole table under FSDP2, which puts a part of
+    it, without any hook, in the parameter's place.
+    """
+    reader = copy.copy(positions)  # with the same parameters and the class's own forward
+
+    def forward(position_ids: torch.LongTensor) -> torch.Tensor:
+        weight = torch.cat((positions.weight[:kept].detach(), positions.weight[kept:]))
+        return functional_call(reader, {"weight": weight}, (position_ids,))
+
+    positions.forward = forward  # type: ignore[method-assign]

@@ -20,6 +20,7 @@ from ..publishing import refuse_stranger
 from ..tables import strict_json
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
+from .sharding import division
 
 
 logger = logging.get_logger(__name__)
@@ -59,7 +60,11 @@ class Record:
         told = {
             "settings": settings_of(*instances),
             "versions": {package: version(package) for package in PACKAGES},
-            "machine": {"processes": args.world_size, "device": args.device.type},
+            "machine": {
+                "processes": args.world_size,
+                "device": args.device.type,
+                "divided by": division(args),
+            },
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:

@@ -22,6 +22,7 @@ from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
 from ..tables import strict_json
 from .resuming import Progress, TrainedAlready, problem_of
+from .sharding import dividing, division
 from .signals import StopOnSignal, StoppedBySignal
 
 
@@ -100,6 +101,20 @@ class SafeTrainer(Trainer):
         if problem := problem_of(best):
             raise ValueError(f"the best checkpoint, {best}, {problem}: resume=auto makes it anew")
         super()._load_best_model()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's, which has DDP look for weights without a gradient at every step: no head or objective has
+        any."""
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = False
+        super().create_accelerator_and_postprocess()
+        if division(self.args) == "FSDP" and not self.accelerator.is_fsdp2:
+            logger.warning("accelerate divides parameters by FSDP on GPUs alone: here each process holds all of them")
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which divides the model here where FSDP2 is on."""
+        with dividing(self.model, self.accelerator):
+            return super()._prepare_for_training(*args, **kwargs)
 
     # ---- a step
 
@@ -201,9 +216,9 @@ class SafeTrainer(Trainer):
             self.aside = aside
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            if self.state.best_model_checkpoint == str(aside / name):  # in every process: each loads it at the end
+                self.state.best_model_checkpoint = str(run / name)
             if self.args.should_save:
-                if self.state.best_model_checkpoint == str(aside / name):
-                    self.state.best_model_checkpoint = str(run / name)
                 state = strict_json(dataclasses.asdict(self.state))  # figures of an evaluation may be no number
                 (aside / name / TRAINER_STATE_NAME).write_text(state, "utf-8")
                 set_aside(run / name, "replaced")

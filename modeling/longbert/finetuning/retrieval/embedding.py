@@ -23,10 +23,11 @@ from ...arguments import ModelArguments, described
 from ...data.features import FRAME
 from ...data.fingerprints import Fingerprint, of_rows
 from ...source import Source
-from ...training.freezing import select_parameters
+from ...training.freezing import freeze_pooler, select_parameters
 from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
 from ...training.record import Record
 from ...training.resuming import EarlyStopping, find_checkpoint
+from ...training.sharding import division
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
 from ..results.costs import Cost, RunMeter, memory_of
 from ..results.estimates import Estimate, StepTimer, evaluations_of
@@ -211,6 +212,7 @@ class Comparison:
         if row.train == "positions":
             encoder.requires_grad_(False)  # other modules too may have weights
         select_parameters(encoder[0].model, [row.train])
+        freeze_pooler(encoder[0].model)
         longest = min(max(self.pairs["length"]), encoder.max_seq_length)
         if longest >= self.run_args.checkpoint_from:
             checkpoint_activations(encoder[0].model, longest)
@@ -348,6 +350,11 @@ def run_embedding(
         ValueError: examples or settings that cannot be used, or several encoders to push.
     """
     rows = run_args.rows()
+    if divides := division(args):
+        raise ValueError(
+            f"a sentence encoder cannot be divided by {divides}: launch with configs/accelerate/ddp.yaml, where "
+            "mini_batch_size is what bounds the memory"
+        )
     record = Record.claim(args, run_args, model_args, retrieval_args)
     _refuse_settings(model_args, args)
     choosing_the_best(run_args, args, RetrievalMetric())
