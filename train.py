@@ -14,7 +14,7 @@ from longbert.data.held_out import split_held_out
 from longbert.entry import start
 from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
-from longbert.publishing import command_line, push_run, write_card
+from longbert.publishing import command_line, push_run, refuse_stranger, write_card
 from longbert.source import Source
 from longbert.training.freezing import select_parameters
 from longbert.training.memory import checkpoint_activations
@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
     source = Source.of(model_args)
     source.refuse_longer(run_args)
     record = Record.claim(args, run_args, model_args, data_args)
+    if args.push_to_hub and record.is_kept:
+        refuse_stranger()
     set_seed(args.seed)
 
     documents = load_documents(

@@ -75,6 +75,7 @@ FREE = {
     "logging_first_step": True,
     "logging_steps": 7,
     "per_device_eval_batch_size": 2,
+    "push_to_hub": True,
     "run_name": "another",
     "save_steps": 3,
     "save_total_limit": 1,

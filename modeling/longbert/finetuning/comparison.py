@@ -13,7 +13,7 @@ from transformers import IntervalStrategy, TrainingArguments
 from ..arguments import RunArguments, described
 from ..data.features import FRAME
 from ..folders import damage, set_aside, written_aside
-from ..publishing import command_line, push_run, write_card
+from ..publishing import command_line, push_run, refuse_stranger, write_card
 from ..training.record import Record
 from .results.costs import Cost, together
 from .results.estimates import Estimate, estimate_table
@@ -136,6 +136,8 @@ def compare(
         if writes:
             _show(trained, args)
         return
+    if args.push_to_hub:
+        refuse_stranger()
     if writes:
         print(length_histogram(lengths, source_length))
     results: dict[str, Lines] = {}

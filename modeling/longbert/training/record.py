@@ -16,7 +16,6 @@ from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
-from ..publishing import refuse_stranger
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 
@@ -50,7 +49,6 @@ class Record:
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
             ValueError: the run there was begun with other settings.
-            PermissionError: it is to be pushed, and the Hub does not know by whom.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -62,8 +60,6 @@ class Record:
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
-            if args.push_to_hub:
-                refuse_stranger()
             record._refuse_occupied()
             record.kept = record._read()
             if record.kept:
