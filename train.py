@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         separator=data_args.document_separator,
     )
     record.begin(source.digest(), {"documents": of_documents(documents)})
-    if record.is_finished():
+    if record.finished:
         return show(args)
     training, held_out = split_held_out(documents, data_args.held_out_every, data_args.proof_documents)
     tokens = tokenize_for(training, source.tokenizer, data_args, run_args)

@@ -132,7 +132,7 @@ def compare(
     if not record.is_kept:
         _say_what_it_costs(runs, lengths, source_length, writes)
         return
-    if record.is_finished():
+    if record.finished:
         if writes:
             _show(trained, args)
         return
