@@ -14,7 +14,7 @@ from longbert.data.held_out import split_held_out
 from longbert.entry import start
 from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
-from longbert.publishing import command_line, push_run, write_card
+from longbert.publishing import command_line, push_run, refuse_stranger, write_card
 from longbert.source import Source
 from longbert.training.freezing import select_parameters
 from longbert.training.memory import checkpoint_activations
@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     source.refuse_longer(run_args)
     refuse_division(args)
     record = Record.claim(args, run_args, model_args, data_args)
+    if args.push_to_hub and record.is_kept:
+        refuse_stranger()
     set_seed(args.seed)
 
     documents = load_documents(
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
         separator=data_args.document_separator,
     )
     record.begin(source.digest(), {"documents": of_documents(documents)})
-    if record.is_finished():
+    if record.finished:
         return show(args)
     training, held_out = split_held_out(documents, data_args.held_out_every, data_args.proof_documents)
     tokens = tokenize_for(training, source.tokenizer, data_args, run_args)

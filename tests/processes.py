@@ -4,6 +4,7 @@ import gc
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import socket
@@ -71,6 +72,17 @@ def write_settings(folder: Path, source: Path, **changes) -> Path:
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump({**settings, **changes}))
     return file
+
+
+WORDS = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
+
+
+def write_examples(file: Path, number: int, words: int = 150, labels: str = "ab") -> str:
+    """Texts of words that are one token each, and their labels by turns."""
+    draw = random.Random(number)
+    lines = ({"text": " ".join(draw.choices(WORDS, k=words)), "label": labels[place % 2]} for place in range(number))
+    file.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return str(file)
 
 
 def _child(

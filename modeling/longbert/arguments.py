@@ -407,9 +407,8 @@ def refuse_schedule(args: TrainingArguments) -> None:
 
 
 ANY_NUMBER = 2**31 - 1  # more than there are of anything that is counted here
-RANGES: dict[
-    str, tuple[float, float]
-] = {  # of settings whose other values fail only where they are used, or never end
+# of settings whose other values fail only where they are used, or never end
+RANGES: dict[str, tuple[float, float]] = {
     "per_device_train_batch_size": (1, 2**20),
     "per_device_eval_batch_size": (1, 2**20),
     "gradient_accumulation_steps": (1, 2**20),
@@ -417,6 +416,7 @@ RANGES: dict[
     "num_train_epochs": (math.ulp(0), 1e6),
     "learning_rate": (0, 1e6),
     "positions_learning_rate": (0, 1e6),
+    "closed_attention_learning_rate": (0, 1e6),
     "weight_decay": (0, 1e6),
     "adam_beta1": (0, 1 - 1e-9),
     "adam_beta2": (0, 1 - 1e-9),
@@ -501,7 +501,7 @@ def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -
     for instance in instances:
         ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
-            value = _plain(getattr(instance, spec.name))
+            value = plain(getattr(instance, spec.name))
             secret = spec.name.endswith("_token")
             writable = spec.init and not secret and isinstance(value, str | int | float | bool | list | dict)
             if writable and (ours or value != spec.default):
@@ -526,12 +526,12 @@ def written_config(file: str | Path) -> dict[str, Any]:
     return settings or {}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A setting's value as YAML has it."""
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, AcceleratorConfig):
         return None if value == AcceleratorConfig() else value.to_dict()
     return value.value if isinstance(value, Enum) else value

@@ -22,7 +22,7 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
 from .closed_attention import ClosedAttention
-from .kernels import FLASH, kernel_of
+from .kernels import FLASH, kernel_of, precise
 from .text_attention import Plan, TextAttention, make_plan
 from .text_layout import TextLayout, Window
 from .texts import Texts
@@ -118,6 +118,19 @@ def plain_mask(texts: Texts, global_tokens: torch.Tensor, window: Window | None)
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A bool mask as numbers to add to scores of `dtype`."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def closed_mask(full: torch.Tensor, window: torch.Tensor, far_gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A closed layer's rule as an explicit mask of numbers, `[batch_size, num_heads, seq_length, seq_length]`.
+
+    Args:
+        full, window: who sees whom without and with the window, `[batch_size, 1, seq_length, seq_length]`, bool or
+            numbers to add to the scores.
+    """
+    near = window if window.dtype == torch.bool else window == 0
+    full = additive(full, dtype) if full.dtype == torch.bool else full
+    bias = F.logsigmoid(precise(far_gate))[:, None, None].to(dtype)
+    return torch.where(near, full, full + bias)
 
 
 def attention_forward(

@@ -70,17 +70,3 @@ class ClosedAttention(torch.autograd.Function):
 def _biases(gate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The logarithms of the window's share and of the full attention's."""
     return F.logsigmoid(-gate), F.logsigmoid(gate)
-
-
-def closed_mask(full: torch.Tensor, window: torch.Tensor, far_gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same rule as an explicit mask of numbers, `[batch_size, num_heads, seq_length, seq_length]`.
-
-    Args:
-        full, window: who sees whom without and with the window, `[batch_size, 1, seq_length, seq_length]`, bool or
-            numbers to add to the scores.
-    """
-    near = window if window.dtype == torch.bool else window == 0
-    if full.dtype == torch.bool:
-        full = torch.zeros_like(full, dtype=dtype).masked_fill(~full, torch.finfo(dtype).min)
-    bias = F.logsigmoid(precise(far_gate))[:, None, None].to(dtype)
-    return torch.where(near, full, full + bias)

@@ -106,7 +106,7 @@ class LongBertConfig(BertConfig):
     task_settings: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        refuse_kinds({**vars(self), **kwargs})
+        refuse_kinds({**self.__dict__, **kwargs})
         if kwargs.get("num_labels", 0) is None:  # in a file; it counts what id2label names
             del kwargs["num_labels"]
         if self.pretrained_positions == 0:

@@ -32,8 +32,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import additive, plain_mask
-from .closed_attention import closed_mask
+from .attention import additive, closed_mask, plain_mask
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss

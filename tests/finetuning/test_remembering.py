@@ -1,23 +1,11 @@
 """A comparison remembers what it was told: what is finished stays, what has changed is refused, nothing is mixed."""
 
 import json
-import random
 import signal
 
 import pytest
 import yaml
-from processes import SignalAtStep, run
-
-
-WORDS = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
-
-
-def write_examples(file, number, words=80, flipped=False):
-    draw = random.Random(number)
-    labels = "ba" if flipped else "ab"
-    lines = ({"text": " ".join(draw.choices(WORDS, k=words)), "label": labels[place % 2]} for place in range(number))
-    file.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    return str(file)
+from processes import SignalAtStep, run, write_examples
 
 
 @pytest.fixture
@@ -89,7 +77,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_has_changed_is_refused_or_made_anew(change, finished, settings, tmp_path):
     """Where it is asked to go on, no prediction of before stands in the new table."""
-    write_examples(tmp_path / "flipped.jsonl", 16, flipped=True)
+    write_examples(tmp_path / "flipped.jsonl", 16, labels="ba")
     write_examples(tmp_path / "more.jsonl", 10)
     argv, words = CHANGES[change]
     argv = [word.format(tmp_path) for word in argv]

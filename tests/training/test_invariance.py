@@ -59,6 +59,13 @@ def test_eight_rows_are_eight_rows(objective, tiny_source, tmp_path):
 SHARED = {
     "padded": {},
     "window": {"attention_window": 16, "max_position_embeddings": 256, "max_seq_length": 256},
+    "closed layer": {
+        "attention_window": 16,
+        "max_position_embeddings": 256,
+        "max_seq_length": 256,
+        "closed_attention_layers": [0],
+        "closed_attention_start": -1.0,
+    },
     "packed": {"packing": True},
     "sentence pairs": {"objective": "mlm+nsp"},
     "checkpointed": {"checkpoint_from": 100},

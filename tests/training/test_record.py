@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, from_settings
 from longbert.data.documents import load_documents
 from longbert.data.fingerprints import of_documents
+from longbert.folders import write_manifest
 from longbert.training.record import Record
 
 
@@ -194,11 +195,13 @@ def test_a_folder_without_a_record_is_refused(told, tmp_path):
     begin(told, resume="auto", resume_with_changes=True)
 
 
-def test_a_damaged_record_is_refused(told, tmp_path):
+@pytest.mark.parametrize("content", [b'{"told": ', b"{}", b"[]", b'{"told": {}}', b"\xff\x00", b""])
+def test_a_damaged_record_is_refused(content, told, tmp_path):
     begin(told)
-    (tmp_path / "run" / "run.json").write_text('{"told": ')
-    with pytest.raises(ValueError, match="run.json is damaged"):
+    (tmp_path / "run" / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run.json is (damaged|not the record of a run).*resume_with_changes: true"):
         claim(told, resume="auto")
+    begin(told, resume="auto", resume_with_changes=True)
 
 
 def test_two_runs_never_share_a_folder(told, tmp_path):
@@ -353,6 +356,22 @@ def test_a_finished_run_that_is_branched_keeps_its_result(tiny_source, tmp_path)
     assert status == 0, printed
     assert {name: (run / "result.abandoned" / name).read_bytes() for name in before} == before
     assert (run / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-3", "checkpoint-5", "elsewhere", "native"])
+def test_a_checkpoint_that_is_not_there_or_damaged_abandons_nothing(name, told, tmp_path):
+    """It is refused before anything is renamed."""
+    begin(told)
+    run = tmp_path / "run"
+    for step in (5, 10):
+        (run / f"checkpoint-{step}").mkdir()
+        (run / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"weights")
+        write_manifest(run / f"checkpoint-{step}")
+    (run / "checkpoint-5" / "model.safetensors").write_bytes(b"other")
+    before = everything(run)
+    with pytest.raises(ValueError, match=rf"cannot resume from .*{name}.*resume=auto takes the newest whole"):
+        begin(told, resume=str(run / name))
+    assert everything(run) == before
 
 
 def test_a_branch_in_another_folder_begins_where_it_was_told(tiny_source, tmp_path):

@@ -13,7 +13,7 @@ from transformers import IntervalStrategy, TrainingArguments
 from ..arguments import RunArguments, described
 from ..data.features import FRAME
 from ..folders import damage, set_aside, written_aside
-from ..publishing import command_line, push_run, write_card
+from ..publishing import command_line, push_run, refuse_stranger, write_card
 from ..tables import strict_json
 from ..training.record import Record
 from .results.costs import Cost, together
@@ -133,10 +133,12 @@ def compare(
     if not record.is_kept:
         _say_what_it_costs(runs, lengths, source_length, writes)
         return
-    if record.is_finished():
+    if record.finished:
         if writes:
             _show(trained, args)
         return
+    if args.push_to_hub:
+        refuse_stranger()
     if writes:
         print(length_histogram(lengths, source_length))
     results: dict[str, Lines] = {}

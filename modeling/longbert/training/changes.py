@@ -3,9 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
+from ..arguments import plain
 from ..data.fingerprints import difference
 
 
@@ -70,9 +70,7 @@ def settings_of(*instances: Any) -> dict[str, Any]:
     for instance in instances:
         for spec in dataclasses.fields(instance):
             if spec.init and not spec.name.endswith("_token"):
-                value = getattr(instance, spec.name)
-                value = value.value if isinstance(value, Enum) else value
-                found[spec.name] = json.loads(json.dumps(value, default=str))
+                found[spec.name] = json.loads(json.dumps(plain(getattr(instance, spec.name)), default=str))
     return found
 
 

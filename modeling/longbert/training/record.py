@@ -16,7 +16,6 @@ from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
-from ..publishing import refuse_stranger
 from ..tables import strict_json
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
@@ -25,6 +24,7 @@ from .sharding import division
 
 logger = logging.get_logger(__name__)
 
+KEPT = {"told", "began", "changes", "resumed_from", "finished"}
 RECORD, LOCK, SETTINGS = "run.json", ".lock", "config.yaml"
 PACKAGES = ("longbert", "torch", "transformers", "tokenizers")
 
@@ -36,6 +36,7 @@ class Record:
     Args:
         told: what the run is told now: `settings`, `versions`, `machine`; `source` and `data` once they are known.
         kept: what the file says; nothing for a run that begins.
+        finished: whether the run has ended before, and what it made is whole; known once it has begun.
     """
 
     args: TrainingArguments
@@ -43,6 +44,7 @@ class Record:
     instances: tuple[Any, ...]
     told: dict[str, Any]
     kept: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
     lock: FileLock | None = field(default=None, repr=False)
 
     @classmethod
@@ -51,8 +53,7 @@ class Record:
 
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
-            ValueError: the run there was begun with other settings.
-            PermissionError: it is to be pushed, and the Hub does not know by whom.
+            ValueError: the run there was begun with other settings, or the checkpoint to go on from is not whole.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -68,9 +69,9 @@ class Record:
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
-            if args.push_to_hub:
-                refuse_stranger()
             record._refuse_occupied()
+            if run_args.resume not in (None, "auto"):
+                find_checkpoint(args.output_dir, run_args.resume, may_rename=False)  # refuses one that is not whole
             record.kept = record._read()
             if record.kept:
                 record._refuse(changed_settings(record.kept["told"]["settings"], told["settings"]))
@@ -114,27 +115,33 @@ class Record:
                 self._begin()
             else:
                 self.kept = read_json(self.folder / RECORD)
+                self.finished = bool(self.kept["finished"])
 
     def _begin(self) -> None:
         self._take()
-        kept, changes = self.kept, []
-        if not kept:
-            self.kept = {"told": self.told, "began": _now(), "changes": [], "resumed_from": None, "finished": None}
+        if self.kept:
+            changes = self._refuse_or_note()
         else:
-            settings = changed_settings(kept["told"]["settings"], self.told["settings"])
-            changes = settings + changed_content(kept["told"], self.told)
-            self._refuse(changes)
-            if changes:
-                kept["changes"].append({"at": _now(), "changed": changes})
-                logger.warning(f"going on with changes: {'; '.join(changes)}")
+            changes = []
+            self.kept = {"told": self.told, "began": _now(), "changes": [], "resumed_from": None, "finished": None}
         self._follow_explicit_resume()
-        if kept and (changes or any(self._is_other(name) for name in WHICH)):
-            kept["finished"] = None
-        if self.is_finished():
-            return
-        self.kept |= {"told": self.told, "finished": None}
-        self._write()
-        write_config(self.folder / SETTINGS, *self.instances, notes=self.changes_in_words())
+        if changes or any(self._is_other(name) for name in WHICH):
+            self.kept["finished"] = None
+        self.finished = self._is_whole()
+        if not self.finished:
+            self.kept |= {"told": self.told, "finished": None}
+            self._write()
+            write_config(self.folder / SETTINGS, *self.instances, notes=self.changes_in_words())
+
+    def _refuse_or_note(self) -> list[str]:
+        """What is other than the run was told before."""
+        before = self.kept["told"]
+        changes = changed_settings(before["settings"], self.told["settings"]) + changed_content(before, self.told)
+        self._refuse(changes)
+        if changes:
+            self.kept["changes"].append({"at": _now(), "changed": changes})
+            logger.warning(f"going on with changes: {'; '.join(changes)}")
+        return changes
 
     def _is_other(self, name: str) -> bool:
         return self.kept["told"]["settings"].get(name) != self.told["settings"].get(name)
@@ -165,7 +172,10 @@ class Record:
         file = folder / RECORD
         if file.is_file():
             try:
-                return read_json(file)
+                kept = read_json(file)
+                if not kept.keys() >= KEPT:
+                    raise ValueError(f"{file} is not the record of a run")
+                return kept
             except ValueError as error:
                 self._without_record(str(error))
         elif folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
@@ -188,23 +198,26 @@ class Record:
             )
 
     def _follow_explicit_resume(self) -> None:
-        """Where a checkpoint was named, later ones belong to a branch that is abandoned."""
+        """Where a checkpoint was named, later ones and a result belong to a branch that is abandoned."""
         resume = self.run_args.resume
         if resume in (None, "auto"):
             return
-        if self.kept["finished"] and (self.folder / RECORD).exists():
-            aside = self.folder / "result.abandoned"
-            set_aside(aside, "before")
-            for name in self.kept["finished"]:
-                if (self.folder / name).exists():
-                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                    (self.folder / name).rename(aside / name)
+        if (self.folder / RECORD).exists():
+            self._set_result_aside()
         self.kept |= {"resumed_from": str(Path(resume).resolve()), "finished": None}
         step = step_of(Path(resume))
         for later in self.folder.glob("checkpoint-*"):
             if step is not None and (step_of(later) or 0) > step:
                 set_aside(later, "abandoned")
                 logger.warning(f"{later} is set aside: the run goes on from {resume}")
+
+    def _set_result_aside(self) -> None:
+        aside = self.folder / "result.abandoned"
+        set_aside(aside, "before")
+        for name in self.kept["finished"] or []:
+            if (self.folder / name).exists():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).rename(aside / name)
 
     def checkpoint(self) -> str | None:
         """The checkpoint to go on from."""
@@ -224,21 +237,15 @@ class Record:
         ]
         return [f"{at}, gone on with {'; '.join(changed)}" for at, changed in times]
 
-    def is_finished(self) -> bool:
-        """Whether the run has ended, and everything that it made is whole; what is not is set aside."""
-        finished = self.kept.get("finished")
-        if not finished:
-            return False
-        bad = [name for name, digest in finished.items() if not self._is_whole(name, digest)]
-        if self.args.process_index == 0:
-            for name in bad:
-                logger.warning(f"{self.folder / name} is missing or not what was written: it is made anew")
-                set_aside(self.folder / name, "damaged")
-        return not bad
-
-    def _is_whole(self, name: str, digest: str) -> bool:
-        file = self.folder / name
-        return file.is_file() and sha256_of(file) == digest
+    def _is_whole(self) -> bool:
+        """Whether the run has ended, and everything that it made is as it was written; what is not is set aside."""
+        made = self.kept["finished"] or {}
+        files = {name: self.folder / name for name in made}
+        bad = [name for name, file in files.items() if not file.is_file() or sha256_of(file) != made[name]]
+        for name in bad:
+            logger.warning(f"{files[name]} is missing or not what was written: it is made anew")
+            set_aside(files[name], "damaged")
+        return bool(made) and not bad
 
     def finish(self) -> None:
         """Write down that the run has ended, and what it has made."""

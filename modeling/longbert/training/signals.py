@@ -78,9 +78,9 @@ class StopOnSignal(TrainerCallback):
 
 def launcher() -> int | None:
     """The process that has launched this one and waits for it, if it is a launcher of training runs."""
-    parent = psutil.Process().parent()
+    parent = os.getppid()
     try:
-        words = parent.cmdline() if parent else []
-    except psutil.Error:  # of another user
+        words = psutil.Process(parent).cmdline()
+    except psutil.Error:  # gone, or of another user
         return None
-    return parent.pid if any(name in word for word in words[:4] for name in LAUNCHERS) else None
+    return parent if any(name in word for word in words[:4] for name in LAUNCHERS) else None

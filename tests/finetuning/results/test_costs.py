@@ -1,7 +1,6 @@
 """What a run costs is measured, kept and resumed; a dry run says it before, and writes nothing."""
 
 import json
-import random
 import re
 import signal
 import time
@@ -9,23 +8,12 @@ import time
 import pytest
 import torch
 import yaml
-from processes import SignalAtStep, run
+from processes import WORDS, SignalAtStep, run, write_examples
 from transformers import TrainingArguments
 
 from longbert.finetuning.results.costs import Cost, cost_rows, together
 from longbert.finetuning.results.estimates import Estimate, estimate_table, evaluations_of
 from longbert.training.memory import peak_memory, reset_peak_memory
-
-
-WORDS = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
-
-
-def write_examples(file, number, words=150):
-    """Each word is one token."""
-    draw = random.Random(number)
-    examples = [{"text": " ".join(draw.choices(WORDS, k=words)), "label": "ab"[place % 2]} for place in range(number)]
-    file.write_text("\n".join(map(json.dumps, examples)), "utf-8")
-    return str(file)
 
 
 @pytest.fixture
