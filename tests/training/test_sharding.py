@@ -3,7 +3,6 @@ resuming."""
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,15 +129,6 @@ def by(request) -> str:
     if request.param == "deepspeed-zero2":
         pytest.importorskip("deepspeed")
     return request.param
-
-
-@pytest.fixture
-def still_source(tiny_source, tmp_path) -> Path:
-    """The source without dropout, of which two processes draw other numbers than one."""
-    shutil.copytree(tiny_source, tmp_path / "source")
-    file = tmp_path / "source" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_dropout_prob": 0.0}))
-    return tmp_path / "source"
 
 
 VARIANTS = {
