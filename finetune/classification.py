@@ -1,13 +1,12 @@
 """Fine-tune a classifier of long documents and compare it with the usual baselines.
 
-accelerate launch finetune/classification.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/classification.py configs/finetune/X.yaml [key=value ...]
 """
-
-import sys
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
+from longbert.arguments import ModelArguments, parse_config
+from longbert.entry import start
 from longbert.finetuning.examples.splits import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.tasks.classification import (
@@ -17,7 +16,6 @@ from longbert.finetuning.tasks.classification import (
     targets_of,
 )
 from longbert.source import Source
-from longbert.training.safety import DivergedError
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +34,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"classification.py: {in_one_line(error)}")
+    start(main)

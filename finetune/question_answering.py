@@ -1,18 +1,16 @@
 """Fine-tune extractive question answering over long contexts, compared with 512 tokens and with chunks of 512.
 
-accelerate launch finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/question_answering.py configs/finetune/X.yaml [key=value ...]
 """
-
-import sys
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
+from longbert.arguments import ModelArguments, parse_config
+from longbert.entry import start
 from longbert.finetuning.examples.splits import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.tasks.question_answering import QuestionAnswering, QuestionAnsweringArguments, read_questions
 from longbert.source import Source
-from longbert.training.safety import DivergedError
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +24,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"question_answering.py: {in_one_line(error)}")
+    start(main)

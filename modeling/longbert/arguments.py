@@ -4,9 +4,10 @@ import codecs
 import dataclasses
 import difflib
 import json
+import math
 import sys
 import textwrap
-from argparse import ArgumentError
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,23 +16,16 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from .disclosure import hand_on_token, redacted, refuse_secrets
+from .errors import USER_ERRORS
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
-
-
-# what a user can mend and entry points print in one line; any other error is a bug
-USER_ERRORS = (ValueError, OSError, StrictDataclassError)
-
-
-def in_one_line(error: BaseException) -> str:
-    """What an error says, without the words of the library that passed it on."""
-    said = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-    return " ".join(str(said).split())
+from .settings import fit, read_override, read_yaml
 
 
 def described(default: Any, text: str) -> Any:
@@ -67,6 +61,12 @@ class ModelArguments:
         None, "how many first tokens see, and are seen by, all others under a window"
     )
     full_attention_layers: list[int] = described([], "layers that read long texts without the window")
+    closed_attention_layers: list[int] = described(
+        [], "layers that begin with the window and learn, head by head, how much what is outside of it counts"
+    )
+    closed_attention_start: float | None = described(
+        None, "where that learning begins: what is outside counts by this number's sigmoid; by default -4"
+    )
     max_position_embeddings: int | None = described(None, "positions the extended model reaches")
     hidden_dropout_prob: float | None = described(None, "dropout of the hidden states")
     classifier_pooling: str | None = described(None, "what a classifier reads: cls, or mean of all tokens")
@@ -133,8 +133,8 @@ class DataArguments(FileArguments):
     )
     held_out_every: int = described(
         10,
-        "k: documents 0, k, 2k, ... are held out from training; the proof reads them. Fewer than k documents are "
-        "divided into pieces, of which the same are held out",
+        "k: about one document in k, chosen by its text, is held out from training; the proof reads those. Fewer than "
+        "k documents are divided into pieces, of which some are held out",
     )
     packing: bool = described(False, "put several short documents into one row; they do not see each other")
     stride: int = described(0, "tokens that each row of a long document repeats from the row before")
@@ -188,6 +188,9 @@ class RunArguments:
         False, "go on although settings, data or versions are not those that the run was begun with, and write it down"
     )
     max_loss_ratio: float = described(3.0, "stop if a loss is this many times the mean of the last 100 steps")
+    closed_attention_learning_rate: float = described(
+        0.05, "of the weights that open closed_attention_layers, which are few, and have far to go"
+    )
 
     def __post_init__(self) -> None:
         if self.max_loss_ratio <= 1:
@@ -196,6 +199,7 @@ class RunArguments:
             raise ValueError("resume_with_changes=true is for a run that goes on: set resume, to auto or a checkpoint")
 
 
+Schedule: typing.TypeAlias = list[list[int | float]] | str | None
 OBJECTIVES = ("mlm", "mlm+nsp", "mlm+sop")
 
 
@@ -207,7 +211,7 @@ class PretrainingArguments(RunArguments):
     max_seq_length: int = described(
         2048, "tokens of the longest row, [CLS] and [SEP] counted; also of the proof's texts"
     )
-    length_schedule: str | None = described(
+    length_schedule: Schedule = described(
         None,
         "[[share of the steps, row length], ...], with as many tokens in every step; BERT's: [[0.9,128],[0.1,512]]",
     )
@@ -220,7 +224,7 @@ class PretrainingArguments(RunArguments):
     native_steps: int = described(
         0, "optimizer steps of MLM at the source's own length that come first, if its MLM head is new or broken"
     )
-    native_length_schedule: str | None = described(
+    native_length_schedule: Schedule = described(
         None, "a length_schedule for native_steps; a new head learns sooner from short rows"
     )
     sequence_parallel_size: int = described(
@@ -246,7 +250,7 @@ class PretrainingArguments(RunArguments):
         return parse_schedule("length_schedule", self.length_schedule, self.max_seq_length)
 
 
-def parse_schedule(name: str, schedule: str | None, longest: int) -> list[tuple[float, int]]:
+def parse_schedule(name: str, schedule: Schedule, longest: int) -> list[tuple[float, int]]:
     """(share of the steps, row length) of each phase of a schedule; without one, a single phase of the longest rows.
 
     Raises:
@@ -255,10 +259,11 @@ def parse_schedule(name: str, schedule: str | None, longest: int) -> list[tuple[
     if schedule is None:
         return [(1.0, longest)]
     try:
-        phases = [(float(share), int(length)) for share, length in json.loads(schedule)]
-    except (TypeError, ValueError) as error:
+        pairs = json.loads(schedule) if isinstance(schedule, str) else schedule
+        phases = [(float(share), int(length)) for share, length in pairs]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name} must be [[share, row length], ...], got {schedule}") from error
-    if abs(sum(share for share, _ in phases) - 1) > 1e-6 or any(share <= 0 for share, _ in phases):
+    if not abs(sum(share for share, _ in phases) - 1) <= 1e-6 or any(share <= 0 for share, _ in phases):
         raise ValueError(f"the shares of {name} must be positive and sum to 1, got {schedule}")
     if any(not 4 <= length <= longest for _, length in phases):
         raise ValueError(f"rows of {name} must have 4 to {longest} tokens, got {schedule}")
@@ -279,14 +284,27 @@ def parse_config(argv: list[str], *types: type) -> tuple[Any, ...]:
         raise ValueError(
             f"usage: CONFIG.yaml [key=value ...] [--dry-run]; no such file: {argv[0] if argv else '(none given)'}"
         )
-    settings = yaml.safe_load(file.read_text("utf-8")) or {}
+    settings, kinds = read_config(file), kinds_of(*types)
     for override in argv[1:]:
         override = "dry_run=true" if override == "--dry-run" else override
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ValueError(f"overrides are key=value, got {override!r}")
-        settings[key] = yaml.safe_load(value)
+        key, value = read_override(override, kinds.get(override.partition("=")[0]))
+        settings[key] = value
     return from_settings(settings, *types)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The settings of a config file.
+
+    Raises:
+        ValueError: it is not YAML, or no mapping.
+    """
+    try:
+        settings = read_yaml(file.read_text("utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not in UTF-8: {error}") from error
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"{file} must hold settings, a line `key: value` each, got {settings!r:.80}")
+    return settings or {}
 
 
 def find_config(name: str) -> Path | None:
@@ -299,50 +317,65 @@ def find_config(name: str) -> Path | None:
 def keys_in_words(type_: type) -> str:
     """Every key of a dataclass with its type, its default and its help text, a line or two each."""
     lines = [f"{type_.__name__}: {(type_.__doc__ or '').strip().splitlines()[0]}"]
-    # not the fields' own types: HfArgumentParser writes other ones there
-    kinds = {
-        name: kind
-        for each in reversed(type_.__mro__)
-        for name, kind in each.__dict__.get("__annotations__", {}).items()
-    }
     for spec in dataclasses.fields(type_):
         if not spec.init:
             continue
         default = spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
-        kind = kinds[spec.name]
-        kind = kind if isinstance(kind, str) or not isinstance(kind, type) else kind.__name__
+        kind = spec.type.__name__ if type(spec.type) is type else spec.type
         lines.append(f"  {spec.name}: {kind} = {default!r}")
         if text := spec.metadata.get("help"):
             lines.append(textwrap.fill(text, 116, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(lines)
 
 
+def kinds_of(*types: type) -> dict[str, Any]:
+    """What the fields of dataclasses are annotated with; where there are choices, those."""
+    kinds = {}
+    for type_ in types:
+        hints = typing.get_type_hints(type_)
+        for spec in dataclasses.fields(type_):
+            if spec.init:
+                choices = spec.metadata.get("choices")
+                kinds[spec.name] = typing.Literal[tuple(choices)] if choices else hints[spec.name]
+    return kinds
+
+
 def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
-    """Build the dataclasses from a flat mapping; their annotations decide what a value may be."""
-    known = {field.name: field.default for type_ in types for field in dataclasses.fields(type_) if field.init}
+    """Build the dataclasses from a flat mapping; their annotations decide what a value may be, and null leaves the
+    default. A token is handed on, and not among what is returned.
+
+    Raises:
+        ValueError: an unknown key, an ill-typed or an impossible value.
+    """
+    kinds = kinds_of(*types)
     for key in settings:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
+        if key not in kinds:
+            close = difflib.get_close_matches(str(key), kinds, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(kinds))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
-    refuse_precision(settings)
-    refuse_sizes(settings)
-    arguments: list[str] = []
-    for key, value in settings.items():
-        # YAML reads a bare no as false, and eval_strategy: no means the word
-        meant = "no" if value is False and isinstance(known[key], str) else value
-        arguments += _as_arguments(key, meant)
-    parser = HfArgumentParser(types, exit_on_error=False)
+    values = {key: fit(key, value, kinds[key]) for key, value in settings.items() if value is not None}
+    refuse_secrets(values)
+    refuse_precision(values)
+    refuse_impossible(values)
+    made = tuple(_make(type_, values) for type_ in types)
+    for args in (each for each in made if isinstance(each, TrainingArguments)):
+        hand_on_token(args)
+        refuse_reports(args.report_to)
+        refuse_schedule(args)
+    return made
+
+
+def _make(type_: type, values: dict[str, Any]) -> Any:
+    """One dataclass of the values that are its own."""
+    own = {each.name: values[each.name] for each in dataclasses.fields(type_) if each.init and each.name in values}
+    if type_.__module__.startswith(__package__):
+        return type_(**own)
     try:
-        parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
-    except ImportError as error:  # of what a setting asks for, such as deepspeed
-        raise ValueError(str(error)) from error
-    except ArgumentError as error:
-        raise ValueError(
-            f"setting {(error.argument_name or '').split('/')[0].lstrip('-')}: {error.message}"
-        ) from error
-    refuse_reports([name for each in parsed for name in getattr(each, "report_to", [])])
-    return parsed
+        return type_(**own)
+    except USER_ERRORS:
+        raise
+    except Exception as error:  # another library's, which promises no kind of error for a value that it does not like
+        raise ValueError(f"{type_.__name__} does not take these settings: {type(error).__name__}: {error}") from error
 
 
 def refuse_reports(names: list[str]) -> None:
@@ -354,29 +387,76 @@ def refuse_reports(names: list[str]) -> None:
             raise ValueError(f"report_to: {error}") from error
 
 
-LEAST = {  # of settings whose lower values fail only where they are used
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "dataloader_num_workers": 0,
+def refuse_schedule(args: TrainingArguments) -> None:
+    """Raise `ValueError` for a schedule of the learning rate that transformers cannot make, which it would notice when
+    all data is read: one is made here, of a single weight."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    try:
+        get_scheduler(
+            args.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=1,
+            num_training_steps=2,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+    except Exception as error:  # whatever the schedule's own function raises for what it is given
+        name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise ValueError(
+            f"lr_scheduler_type={name} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}"
+        ) from error
+
+
+ANY_NUMBER = 2**31 - 1  # more than there are of anything that is counted here
+RANGES: dict[
+    str, tuple[float, float]
+] = {  # of settings whose other values fail only where they are used, or never end
+    "per_device_train_batch_size": (1, 2**20),
+    "per_device_eval_batch_size": (1, 2**20),
+    "gradient_accumulation_steps": (1, 2**20),
+    "dataloader_num_workers": (0, 4096),
+    "num_train_epochs": (math.ulp(0), 1e6),
+    "learning_rate": (0, 1e6),
+    "positions_learning_rate": (0, 1e6),
+    "weight_decay": (0, 1e6),
+    "adam_beta1": (0, 1 - 1e-9),
+    "adam_beta2": (0, 1 - 1e-9),
+    "adam_epsilon": (0, 1),
+    "max_grad_norm": (0, math.inf),
+    "warmup_steps": (0, ANY_NUMBER),
+    "logging_steps": (math.ulp(0), ANY_NUMBER),
+    "eval_steps": (math.ulp(0), ANY_NUMBER),
+    "save_steps": (math.ulp(0), ANY_NUMBER),
+    "eval_delay": (0, ANY_NUMBER),
+    "save_total_limit": (1, ANY_NUMBER),
+    "seed": (0, 2**32 - 1),  # of numpy
+    "data_seed": (0, 2**32 - 1),
+    "ddp_timeout": (1, ANY_NUMBER),
+    "hidden_dropout_prob": (0, 1),
+    "stride": (0, ANY_NUMBER),
+    "native_steps": (0, ANY_NUMBER),
+    "proof_documents": (1, ANY_NUMBER),
+    "held_out_every": (2, ANY_NUMBER),
+    "folds": (0, ANY_NUMBER),
+    "seeds": (1, ANY_NUMBER),
 }
 
 
-def refuse_sizes(settings: dict[str, Any]) -> None:
-    """Raise `ValueError` for sizes that no run can have, and for what transformers would pass over in silence, as the
-    loss is ours."""
-    for key, least in LEAST.items():
-        value = settings.get(key)
-        if isinstance(value, int) and value < least:
-            raise ValueError(f"{key} must be at least {least}, got {value}")
-    epochs, steps = settings.get("num_train_epochs"), settings.get("max_steps")
-    if isinstance(epochs, int | float) and epochs <= 0:
-        raise ValueError(f"num_train_epochs must be more than 0, got {epochs}")
-    if steps == 0 or isinstance(steps, int) and steps < -1:
+def refuse_impossible(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for numbers that no run can have, and for what transformers would pass over in silence, as
+    the loss is ours."""
+    for key, (least, most) in RANGES.items():
+        value = settings.get(key, least)
+        if not least <= value <= most:
+            few = "more than 0" if least == math.ulp(0) else f"at least {least}"
+            raise ValueError(f"{key} must be {few if value < least else f'at most {most:,.10g}'}, got {value}")
+    steps = settings.get("max_steps")
+    if steps is not None and not (1 <= steps <= ANY_NUMBER or steps == -1):
         raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {steps}")
-    for key in ("strategies", "train", "train_only"):
-        if settings.get(key) == []:
+    for key, value in settings.items():
+        if value == [] and key in ("strategies", "train", "train_only"):
             raise ValueError(f"{key} must name one at least, got []")
+        if key.endswith("_kwargs") and not isinstance(value, dict):
+            raise ValueError(f"{key} must be a mapping, {{name: value}}, got {value!r}")
     if settings.get("label_smoothing_factor"):
         raise ValueError("label_smoothing_factor is not used by the losses here: leave it out")
 
@@ -410,17 +490,8 @@ def refuse_precision(settings: dict[str, Any]) -> None:
         raise ValueError(f"{key}=true, but this {device} device has no bf16: {fp32}, or {other}=true instead")
 
 
-def _as_arguments(key: str, value: Any) -> list[str]:
-    """A YAML value as command-line arguments, so that argparse converts and checks it by the field's type."""
-    if value is None or value == []:
-        return []
-    if isinstance(value, list) and not isinstance(value[0], list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={json.dumps(value) if isinstance(value, dict | bool | list) else value}"]
-
-
 def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -> None:
-    """Write the settings of a run, without Hub tokens: all of ours, and those of other classes that differ from their
+    """Write the settings of a run, without tokens: all of ours, and those of other classes that differ from their
     default.
 
     Args:
@@ -430,12 +501,37 @@ def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -
     for instance in instances:
         ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
-            value = getattr(instance, spec.name)
-            value = value.value if isinstance(value, Enum) else value
+            value = _plain(getattr(instance, spec.name))
             secret = spec.name.endswith("_token")
             writable = spec.init and not secret and isinstance(value, str | int | float | bool | list | dict)
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
-    Path(file).write_text(yaml.safe_dump(settings, sort_keys=False) + comments, "utf-8")
+    Path(file).write_text(redacted(yaml.safe_dump(settings, sort_keys=False) + comments), "utf-8")
+
+
+def written_config(file: str | Path) -> dict[str, Any]:
+    """The settings that `write_config` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        settings = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"{file} is damaged: it holds no settings")
+    return settings or {}
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as YAML has it."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, AcceleratorConfig):
+        return None if value == AcceleratorConfig() else value.to_dict()
+    return value.value if isinstance(value, Enum) else value

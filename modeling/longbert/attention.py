@@ -21,8 +21,9 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
+from .closed_attention import ClosedAttention
 from .kernels import FLASH, kernel_of
-from .text_attention import TextAttention, make_plan
+from .text_attention import Plan, TextAttention, make_plan
 from .text_layout import TextLayout, Window
 from .texts import Texts
 
@@ -33,7 +34,13 @@ NAME = "longbert"
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TextLayout, scaling: float, windowed: bool
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: TextLayout,
+    scaling: float,
+    windowed: bool,
+    far_gate: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention within each text of a flattened batch.
 
@@ -41,6 +48,7 @@ def attend(
         query, key, value: `[1, num_heads, tokens, head_dim]`, of this process's tokens only, under sequence
         parallelism.
         windowed: whether this layer reads long texts through the layout's window, or in full.
+        far_gate: `[num_heads]`, of a layer that reads long texts in both ways (`closed_attention.py`).
 
     Returns:
         `[1, num_heads, tokens, head_dim]`.
@@ -58,11 +66,19 @@ def attend(
             q, k, v = query[:, :, part.queries], key[:, :, part.keys], value[:, :, part.keys]
             outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scaling))
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    elif far_gate is not None and windowed:
+        plans = _plan(layout, kernel, True), _plan(layout, kernel, False)
+        output = ClosedAttention.apply(query, key, value, far_gate, plans, scaling)
     else:
-        if (kernel, windowed) not in layout.plans:
-            layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
-        output = TextAttention.apply(query, key, value, layout.plans[kernel, windowed], scaling)
+        output = TextAttention.apply(query, key, value, _plan(layout, kernel, windowed), scaling)
     return output[..., :head_dim]
+
+
+def _plan(layout: TextLayout, kernel: str, windowed: bool) -> Plan:
+    """Made by the first layer that needs it."""
+    if (kernel, windowed) not in layout.plans:
+        layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
+    return layout.plans[kernel, windowed]
 
 
 def visible(
@@ -134,7 +150,8 @@ def attention_forward(
         return eager_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    output = attend(query, key, value, layout, scaling, windowed=not getattr(module, "reads_in_full", False))
+    windowed = not getattr(module, "reads_in_full", False)
+    output = attend(query, key, value, layout, scaling, windowed, getattr(module, "far_gate", None))
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -32,7 +32,8 @@ def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> Be
     plain = plain_class(BertConfig(**{**settings, "max_position_embeddings": length})).to(model.dtype)
     if plain.base_model.pooler is not None and model.base_model.pooler is None:
         plain.base_model.pooler = None
-    weights = model.state_dict()
+    # closed layers are closed to what is past the source's positions, which a baked model does not reach
+    weights = {name: weight for name, weight in model.state_dict().items() if not name.endswith(".far_gate")}
     (key,) = (name for name in weights if name.endswith("embeddings.position_embeddings.weight"))
     plain.load_state_dict({**weights, key: model.position_table(length)})
     return plain.eval()

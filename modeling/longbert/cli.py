@@ -1,4 +1,4 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | bake | push | predict |
+"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | launch | bake | push | predict |
 explain`."""
 
 import argparse
@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from .arguments import FULL, USER_ERRORS, FileArguments, in_one_line, parse_window
+from .arguments import FULL, FileArguments, parse_window
 from .configuration_longbert import LongBertConfig
+from .disclosure import redact_stderr
+from .entry import launch, run
 from .extending import RECIPES
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
@@ -21,18 +23,13 @@ from .position_embeddings import POSITION_INITS, POSITION_TYPES
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
 TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
-# of what the extras bring, what the commands import
-IN_EXTRAS = {
-    "bs4": "train,html",
-    "datasets": "train",
-    "evaluate": "train",
-    "matplotlib": "train",
-    "scipy": "train",
-    "seqeval": "train",
-    "sentence_transformers": "train",
-    "sklearn": "train",
-    "tensorboard": "train",
-}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of any other: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
 def _window(text: str) -> int | None:
@@ -161,7 +158,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_file_options(command)
     command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(
-        "--held-out-every", type=int, help="k: read only documents 0, k, 2k, ..., which train.py holds out"
+        "--held-out-every", type=int, help="k: read only the documents that train.py holds out with it"
     )
     command.add_argument(
         "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"
@@ -215,7 +212,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "train", help="continued pretraining, as train.py; on several GPUs: accelerate launch -m longbert train ..."
+        "train", help="continued pretraining, as train.py; on several GPUs: longbert launch -m longbert train ..."
     )
     _add_script_arguments(command)
     command.set_defaults(run=lambda arguments: run_script("train.py", arguments.argv))
@@ -243,6 +240,16 @@ def run_script(script: str, argv: list[str]) -> int:
     sys.argv = [file, *argv]
     runpy.run_path(file, run_name="__main__")
     return 0
+
+
+def add_launch(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "launch", help="accelerate launch, silent about errors that a process has said itself, with its exit status"
+    )
+    command.add_argument(
+        "argv", nargs=argparse.REMAINDER, metavar="...", help="as accelerate launch has it: its options, then a script"
+    )
+    command.set_defaults(run=lambda arguments: launch(arguments.argv[arguments.argv[:1] == ["--"] :]))
 
 
 def add_bake(commands: argparse._SubParsersAction) -> None:
@@ -298,7 +305,7 @@ def run_push(arguments: argparse.Namespace) -> int:
 def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "predict",
-        help="run a fine-tuned model over texts, a line of json each; an archive on several GPUs: accelerate launch "
+        help="run a fine-tuned model over texts, a line of json each; an archive on several GPUs: longbert launch "
         "-m longbert predict ... --out FOLDER",
     )
     command.add_argument(
@@ -448,7 +455,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="longbert", description="BERT past 512 tokens")
+    parser = _Parser(prog="longbert", description="BERT past 512 tokens")
     parser.add_argument("--version", action="version", version=f"longbert {version('longbert')}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (
@@ -458,6 +465,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_evaluate,
         add_train,
         add_finetune,
+        add_launch,
         add_bake,
         add_push,
         add_predict,
@@ -467,28 +475,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _help_of_scripts(words: list[str]) -> list[str]:
-    """`longbert train --help` is the script's to answer, which knows every key; argparse would take it for its own."""
-    at = {"train": 1, "finetune": 2}.get(words[0] if words else "", len(words))
-    asked = at < len(words) and words[at] in ("-h", "--help")
-    return [*words[:at], "--", *words[at:]] if asked else words
+def _passed_on(words: list[str]) -> list[str]:
+    """The words with a mark before those that are not the parser's: what is launched, and `longbert train --help`,
+    which the script answers, as it knows every key."""
+    at = {"train": 1, "finetune": 2, "launch": 1}.get(words[0] if words else "", len(words))
+    marked = at < len(words) and (words[at] in ("-h", "--help") or words[0] == "launch")
+    return [*words[:at], "--", *words[at:]] if marked else words
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; errors that a user can mend are one line on stderr and exit status 2."""
+    """The exit status of a command; without `argv` that of this process's."""
+    if argv is None:
+        redact_stderr()
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = build_parser().parse_args(_help_of_scripts(words))
-    try:
+
+    def command() -> int:
+        arguments = build_parser().parse_args(_passed_on(words))
         return arguments.run(arguments)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in IN_EXTRAS:
-            raise
-        extra = IN_EXTRAS[error.name.partition(".")[0]]
-        print(f"longbert: this needs {error.name}: pip install 'longbert[{extra}]'", file=sys.stderr)
-        return 2
-    except USER_ERRORS as error:
-        print(f"longbert: {in_one_line(error)}", file=sys.stderr)
-        return 2
+
+    return run("longbert", command)
 
 
 if __name__ == "__main__":

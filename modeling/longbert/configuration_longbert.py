@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
+from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .families import family_of
+from .families import MOST, family_of, refuse_kinds
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 
 
@@ -21,6 +22,20 @@ logger = logging.get_logger(__name__)
 # the type whose new positions are copies of earlier ones, which a token must not see side by side
 REPEATING = "learned-extended"
 
+RANGES: dict[str, tuple[float, float]] = {
+    "vocab_size": (1, MOST),
+    "hidden_size": (1, 2**20),
+    "num_hidden_layers": (1, 10_000),
+    "num_attention_heads": (1, MOST),
+    "intermediate_size": (1, 2**24),
+    "type_vocab_size": (1, MOST),
+    "max_position_embeddings": (1, MOST),
+    "hidden_dropout_prob": (0, 1),
+    "attention_probs_dropout_prob": (0, 1),
+    "classifier_dropout": (0, 1),
+    "layer_norm_eps": (0, 1),
+    "initializer_range": (0, 1e6),
+}
 AUTO_MAP = {
     "AutoConfig": "configuration_longbert.LongBertConfig",
     "AutoModel": "modeling_longbert.LongBertModel",
@@ -57,6 +72,10 @@ class LongBertConfig(BertConfig):
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
         full_attention_layers: layers that ignore the window.
+        closed_attention_layers: layers that ignore it too, but begin nearly as if they did not: a weight of each head,
+            `far_gate`, says how much keys outside the window count, and is learned (`closed_attention.py`).
+        closed_attention_start: the value that these weights begin with; far keys count by its sigmoid, 0.018 of a
+            near one's weight at -4.
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
             all tokens, as sentence encoders are trained to.
         extended_from: the Hub id of the checkpoint that was extended; read from the source by `from_pretrained`.
@@ -80,11 +99,16 @@ class LongBertConfig(BertConfig):
     attention_window: int | None = None
     global_tokens: int = 1
     full_attention_layers: list[int] | None = None
+    closed_attention_layers: list[int] | None = None
+    closed_attention_start: float | int = -4.0
     classifier_pooling: Literal["cls", "mean"] = "cls"
     extended_from: str | None = None
     task_settings: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        refuse_kinds({**self.__dict__, **kwargs})
+        if kwargs.get("num_labels", 0) is None:  # in a file; it counts what id2label names
+            del kwargs["num_labels"]
         if self.pretrained_positions == 0:
             from_scratch = self.max_position_embeddings if self.position_type == "learned" else 512
             self.pretrained_positions = min(self.max_position_embeddings, from_scratch)
@@ -113,21 +137,54 @@ class LongBertConfig(BertConfig):
             raise ValueError(f"zero_padding_positions needs position_type='sinusoidal', got {self.position_type!r}")
         POSITION_TYPES[self.position_type].validate_config(self)
 
+    def validate_sizes(self) -> None:
+        """Called on construction, on saving and when a model is built."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} must lie between {least} and {most}, got {value}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one of {', '.join(ACT2FN)}, got {self.hidden_act!r}")
+        if self.pad_token_id is not None and not -self.vocab_size <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id must be below vocab_size={self.vocab_size}, got {self.pad_token_id}")
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError("add_cross_attention needs is_decoder=True")
+        shown = False if self.output_hidden_states is None else self.output_hidden_states  # all, or of some layers
+        if not all(isinstance(each, int) for each in (shown if isinstance(shown, list) else [shown])):
+            raise ValueError(f"output_hidden_states must be true, false or a list of layers, got {shown!r}")
+        if not isinstance(self.chunk_size_feed_forward, int):
+            raise ValueError(f"chunk_size_feed_forward must be a whole number, got {self.chunk_size_feed_forward!r}")
+
     def validate_attention(self) -> None:
         """Called on construction, on saving and when a model is built."""
         if self.attention_window is not None and (self.attention_window < 2 or self.attention_window % 2):
             raise ValueError(f"attention_window must be an even number of tokens or None, got {self.attention_window}")
         if self.global_tokens < 0:
             raise ValueError(f"global_tokens must not be negative, got {self.global_tokens}")
-        for layer in self.full_attention_layers or []:
-            if not 0 <= layer < self.num_hidden_layers:
-                raise ValueError(f"full_attention_layers must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
+        for name in ("full_attention_layers", "closed_attention_layers"):
+            for layer in getattr(self, name) or []:
+                if not 0 <= layer < self.num_hidden_layers:
+                    raise ValueError(f"{name} must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
+        if self.closed_attention_layers and self.attention_window is None:
+            raise ValueError(
+                f"closed_attention_layers={self.closed_attention_layers} are closed to what is outside of a window: "
+                "set attention_window, or leave them out"
+            )
+        if both := sorted({*(self.full_attention_layers or [])} & {*(self.closed_attention_layers or [])}):
+            raise ValueError(f"layers {both} are in full_attention_layers and in closed_attention_layers: name one")
         if self.is_decoder and self.attention_window is not None:
             raise ValueError("attention_window needs a bidirectional encoder, got is_decoder=True")
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except RecursionError as error:
+            raise OSError(f"{pretrained_model_name_or_path}: config.json is damaged: {error}") from error
         if not says_something(config_dict):
             raise OSError(f"{pretrained_model_name_or_path} has no config.json: a folder of a model needs one")
         adopted = _adopt(cls, config_dict)
@@ -202,7 +259,7 @@ def _adopt(cls: type[LongBertConfig], config_dict: dict) -> dict:
         return config_dict
     family = family_of(config_dict)
     adopted = family.as_bert(config_dict)
-    rows = adopted.get("max_position_embeddings", BertConfig.max_position_embeddings)
+    rows = adopted.get("max_position_embeddings") or BertConfig.max_position_embeddings
     positions = rows - family.reserved_rows(config_dict)
     return {
         **adopted,

@@ -4,8 +4,11 @@ A family's encoder computes what BERT's does from weights and settings that are 
 special about a family stands in its entry; nothing else in longbert knows one by name.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -196,6 +199,7 @@ def family_of(config_dict: dict[str, Any]) -> Family:
     Raises:
         ValueError: the architecture is not BERT under another name, or its settings make it different from BERT.
     """
+    refuse_kinds(config_dict)
     model_type = config_dict.get("model_type") or _type_of(architectures_in(config_dict))
     if model_type == "bert":
         _refuse_fairseq(config_dict)
@@ -209,6 +213,45 @@ def family_of(config_dict: dict[str, Any]) -> Family:
     return family
 
 
+def refuse_kinds(config_dict: dict[str, Any]) -> None:
+    """Raise `ValueError` where a setting that is used before the config is checked is of another kind."""
+    for name, (is_kind, what) in READ_FIRST.items():
+        value = config_dict.get(name)
+        if value is not None and not is_kind(value):
+            raise ValueError(f"{name} must be {what}, got {value!r:.80}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _names_classes(value: Any) -> bool:
+    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(getattr(torch, value, None) if isinstance(value, str) else value, torch.dtype)
+
+
+def _numbers_labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(str(key).isdecimal() and len(str(key)) < 10 for key in value)
+
+
+MOST = 2**31  # of anything that a model has
+READ_FIRST: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model_type": (lambda value: isinstance(value, str), "a text"),
+    "architectures": (_names_classes, "a list of names of classes"),
+    "max_position_embeddings": (_is_number, "a whole number"),
+    "pretrained_positions": (_is_number, "a whole number"),
+    "pad_token_id": (_is_number, "a whole number"),
+    "num_labels": (lambda value: _is_number(value) and 0 < value <= 100_000, "a number of labels"),
+    "id2label": (_numbers_labels, "a mapping of numbers to labels"),
+    "label2id": (lambda value: isinstance(value, dict), "a mapping of labels to numbers"),
+    "dtype": (_is_dtype, "the name of a dtype of torch"),
+    "torch_dtype": (_is_dtype, "the name of a dtype of torch"),
+}
+
+
 def architectures_in(config_dict: dict[str, Any]) -> list[str]:
     """The classes that a config says the checkpoint was saved from, without what FSDP puts before their names."""
     stated = config_dict.get("architectures") or []
@@ -217,7 +260,7 @@ def architectures_in(config_dict: dict[str, Any]) -> list[str]:
 
 def _refuse_fairseq(config_dict: dict[str, Any]) -> None:
     """Raise `ValueError` for a RoBERTa that says it is a BERT or does not say what it is: their names are alike."""
-    rows = config_dict.get("max_position_embeddings", 512)
+    rows = config_dict.get("max_position_embeddings") or 512
     reserved = rows > 2 and (rows - 2) & (rows - 3) == 0  # 514 and the like: a power of 2, and the reserved rows
     like_roberta = config_dict.get("pad_token_id") == 1 and config_dict.get("type_vocab_size") == 1
     if like_roberta and (reserved or not config_dict.get("model_type")):

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 MANIFEST = "manifest.json"
@@ -90,6 +91,21 @@ def set_aside(folder: str | Path, why: str) -> None:
         os.rename(folder, next(name for name in names if not Path(name).exists()))
 
 
+def read_json(file: str | Path, kind: Any = dict) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(Path(file).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} is damaged: it holds a {type(content).__name__}, not a {kind.__name__}")
+    return content
+
+
 def write_manifest(folder: Path) -> None:
     """Write the sha256 of every file in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -132,12 +148,17 @@ def resolve_path(path: str) -> str:
     """`package://name/folder/file` as a path inside the installed package; anything else as it is.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package is not installed, or the path leads out of it.
     """
     if not path.startswith(PACKAGE_SCHEME):
         return path
     package, _, inner = path.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = importlib.util.find_spec(package)
+    if not all(part.isidentifier() for part in package.split(".")) or ".." in Path(inner).parts:
+        raise ValueError(f"{path} is no place in a package: write {PACKAGE_SCHEME}name/folder/file")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ImportError:  # of what it would be in
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{path} needs the package that provides {package!r}: install it, or name files instead")
-    return str(Path(spec.submodule_search_locations[0], inner))
+    return str(Path(spec.submodule_search_locations[0], inner.lstrip("/")))

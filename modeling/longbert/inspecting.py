@@ -38,6 +38,9 @@ def describe(model: LongBertPreTrainedModel) -> list[str]:
         if window
         else "attention: full"
     )
+    for name, what in (("full", "read all in full"), ("closed", "learn how much counts what is outside of it")):
+        if layers := getattr(config, f"{name}_attention_layers"):
+            lines.append(f"layers {', '.join(map(str, sorted(layers)))}: {what}")
     return lines
 
 

@@ -106,6 +106,8 @@ def _description(config: LongBertConfig, source: str | None) -> str:
         if window is None
         else (f"a window of {window} tokens and {config.global_tokens} global, in texts of more than {n:,} tokens")
     )
+    if closed := config.closed_attention_layers:
+        attention += f"; layers {', '.join(map(str, sorted(closed)))} have learned to look past it (`far_gate`)"
     rows = {
         "source": f"`{source}`, {n:,} positions" if source else f"{n:,} positions",
         "reach": f"{reach:,} tokens (`max_position_embeddings`)",

@@ -20,6 +20,7 @@ from transformers import (
     BertPreTrainedModel,
     PreTrainedConfig,
 )
+from transformers import initialization as init
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     MaskedLMOutput,
@@ -32,6 +33,7 @@ from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
 from .attention import additive, plain_mask
+from .closed_attention import closed_mask
 from .configuration_longbert import LongBertConfig
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
@@ -122,6 +124,8 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PositionEmbedding):
             module.init_weight()
+        if isinstance(module, LongBertSelfAttention) and module.far_gate is not None:
+            init.constant_(module.far_gate, self.config.closed_attention_start)
 
     @classmethod
     def from_pretrained(
@@ -278,9 +282,17 @@ class LongBertPreTrainedModel(BertPreTrainedModel):
 
 
 class LongBertSelfAttention(BertSelfAttention):
-    """BERT's self-attention, which picks the window's mask or the full one where the masks are explicit."""
+    """BERT's self-attention, which picks the window's mask or the full one where the masks are explicit.
 
-    reads_in_full = False
+    Args:
+        layer_idx: whether the layer reads through the window, in full, or begins closed is the config's to say.
+    """
+
+    def __init__(self, config: LongBertConfig, layer_idx: int):
+        super().__init__(config, is_causal=config.is_decoder, layer_idx=layer_idx)
+        self.reads_in_full = layer_idx in (config.full_attention_layers or [])
+        closed = layer_idx in (config.closed_attention_layers or [])
+        self.far_gate = nn.Parameter(torch.empty(config.num_attention_heads)) if closed else None
 
     def forward(
         self,
@@ -291,6 +303,8 @@ class LongBertSelfAttention(BertSelfAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...]:
         mask = attention_mask if window_mask is None or self.reads_in_full else window_mask
+        if self.far_gate is not None and attention_mask is not None and window_mask is not None:
+            mask = closed_mask(attention_mask, window_mask, self.far_gate, hidden_states.dtype)
         return super().forward(hidden_states, mask, *args, **kwargs)
 
 
@@ -310,9 +324,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     def _swap_parts(self) -> None:
         self.embeddings = LongBertEmbeddings(self.config)
         for index, layer in enumerate(self.encoder.layer):
-            attention = LongBertSelfAttention(self.config, is_causal=self.config.is_decoder, layer_idx=index)
-            attention.reads_in_full = index in (self.config.full_attention_layers or [])
-            layer.attention.self = attention
+            layer.attention.self = LongBertSelfAttention(self.config, layer_idx=index)
 
     def forward(
         self,

@@ -1,7 +1,5 @@
 """Publishing a model's folder: its card, written from all that is known about it, and the push, in one commit."""
 
-import json
-import shlex
 import shutil
 import sys
 import tempfile
@@ -16,8 +14,10 @@ from huggingface_hub import EvalResult, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 from transformers import TrainingArguments
 
+from .arguments import written_config
 from .configuration_longbert import LongBertConfig
-from .folders import PACKAGE_SCHEME, resolve_path
+from .disclosure import public_command, public_name, public_settings, redacted
+from .folders import PACKAGE_SCHEME, read_json, resolve_path
 from .inspecting import disagreements
 from .model_card import ENCODER_LIBRARY, PIPELINE_TAGS, architecture_of, model_card
 from .proof_rows import PROVED
@@ -31,9 +31,7 @@ TABLES = {
     "results.md": {"by_position.png": "by position in the text", "lengths.png": "how long the texts are"},
 }
 PICTURES = [picture for pictures in TABLES.values() for picture in pictures]
-EVIDENCE = (*TABLES, *PICTURES, "proof.json", "results.json", SETTINGS)
-# where it was written and published is nobody's business
-PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision")
+EVIDENCE = (*TABLES, *PICTURES, "proof.json", "results.json")
 
 
 def write_card(
@@ -41,26 +39,26 @@ def write_card(
     source: str | None = None,
     run: str | Path | None = None,
     row: str | None = None,
-    command: str | None = None,
+    command: list[str] | None = None,
     name: str | None = None,
     changes: Sequence[str] = (),
 ) -> None:
     """Write `README.md`, the card of a model, into its folder; what the source's card says of licence, language and
-    base model stays.
+    base model stays. It is made to be published: see `disclosure` for what it leaves out.
 
     Args:
         source: the checkpoint that was extended or trained: a folder, a Hub id, or `package://name/folder`.
         run: where the tables, pictures and settings of the run are, if not in `folder`; they are copied to the card.
         row: the model's own row in the table of results; by default the first.
-        command: the command line of the run.
+        command: the words of the run's command line: the script, its config and overrides.
         name: the repository, where it is known; by default the folder's name.
         changes: what the run went on with that it was not begun with, a line for each time.
     """
     folder = Path(folder)
-    for file in EVIDENCE:
+    for file in (*EVIDENCE, SETTINGS):
         if run is not None and Path(run, file).exists():
             shutil.copy(Path(run, file), folder)
-    settings = yaml.safe_load((folder / SETTINGS).read_text("utf-8")) if (folder / SETTINGS).exists() else {}
+    settings = written_config(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     source = source or settings.get("model")
     name = name or folder.resolve().name
     config = LongBertConfig.from_pretrained(folder)
@@ -69,14 +67,15 @@ def write_card(
         metadata |= {"library_name": ENCODER_LIBRARY, "pipeline_tag": "sentence-similarity"}
     if results := eval_results(folder, settings, config, row):
         metadata |= {"model_name": name.rpartition("/")[2], "eval_results": results}
-    named = Path(source).name if source and Path(source).exists() else source
-    card = model_card(config, name, named, _sections(folder, settings, command, changes), **metadata)
+    card = model_card(
+        config, name, public_name(source or ""), _sections(folder, settings, command, changes), **metadata
+    )
     card.save(folder / "README.md")
 
 
-def command_line() -> str:
-    """How the running script was launched."""
-    return shlex.join(["accelerate", "launch", *sys.argv])
+def command_line() -> list[str]:
+    """The words by which the running script was launched."""
+    return list(sys.argv)
 
 
 def carried(source: str) -> dict[str, Any]:
@@ -90,19 +89,27 @@ def carried(source: str) -> dict[str, Any]:
     except (OSError, ValueError):  # no card, or no way to it
         stated = {}
     kept = {key: stated[key] for key in ("license", "language", "base_model") if stated.get(key)}
+    if not all(isinstance(name, str) and public_name(name) for name in _listed(kept.get("base_model", []))):
+        del kept["base_model"]
     return {**kept, "base_model": source} if on_the_hub else kept
 
 
-def _sections(folder: Path, settings: dict[str, Any], command: str | None, changes: Sequence[str]) -> dict[str, str]:
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _sections(
+    folder: Path, settings: dict[str, Any], command: list[str] | None, changes: Sequence[str]
+) -> dict[str, str]:
     shown = []
     for table, pictures in TABLES.items():
         if (folder / table).exists():
             shown.append((folder / table).read_text("utf-8").strip())
         shown += [f"![{what}]({picture})" for picture, what in pictures.items() if (folder / picture).exists()]
-    trained = [f"    {command}"] if command else []
-    if settings:
-        told = {key: value for key, value in settings.items() if value != [] and key not in PRIVATE}
+    trained = [f"    {public_command(command, settings)}"] if command else []
+    if told := public_settings(settings):
         trained.append(f"```yaml\n{yaml.safe_dump(told, sort_keys=False).strip()}\n```")
+        trained.append("Files and folders of the machine that it was trained on are left out.")
     trained += [f"- {change}" for change in changes]
     sections = {"Does it work?": shown, "Training": trained}
     return {title: "\n\n".join(parts) for title, parts in sections.items() if parts}
@@ -110,13 +117,15 @@ def _sections(folder: Path, settings: dict[str, Any], command: str | None, chang
 
 def eval_results(folder: Path, settings: dict[str, Any], config: LongBertConfig, row: str | None) -> list[EvalResult]:
     """The figures of a proof and of a test set, as the Hub lists them (`model-index`)."""
-    data = next((settings[key] for key in ("data", "test_file", "train_file", "test_folder") if settings.get(key)), "")
-    names = [Path(each).name for each in ([data] if isinstance(data, str) else data)]
+    data: Any = next(
+        (settings[key] for key in ("data", "test_file", "train_file", "test_folder") if settings.get(key)), []
+    )
+    names = [name for name in _listed(data) if name.startswith(PACKAGE_SCHEME)]
     return [
         EvalResult(
             task_type=PIPELINE_TAGS.get(architecture_of(config), "other"),
             dataset_type="text",
-            dataset_name=", ".join(filter(None, names)) or "held-out documents",
+            dataset_name=", ".join(names) or "held-out documents",
             metric_type=metric,
             metric_name=title,
             metric_value=round(value, 4),
@@ -130,7 +139,7 @@ Figure = tuple[str, str, float]
 
 def _proved(file: Path) -> list[Figure]:
     """(title, metric, value) of the model's own row, over all positions and past the source's."""
-    rows = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else {}
+    rows = read_json(file)["rows"] if file.exists() else {}
     row = next((rows[name] for name in PROVED if name in rows), None)
     buckets = {} if row is None else row["buckets"]
     return [
@@ -143,7 +152,7 @@ def _proved(file: Path) -> list[Figure]:
 
 def _tested(file: Path, row: str | None) -> list[Figure]:
     """(title, metric, value) of the model's own row on the test set."""
-    rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    rows: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
     figures = rows.get(row or "") or next(iter(rows.values()), {})
     return [(name, name, value) for name, value in figures.items() if isinstance(value, float)]
 
@@ -160,8 +169,8 @@ def push(
     create_pr: bool = False,
     license: str | None = None,
 ) -> str:
-    """Push weights, config, code, tokenizer, and the card with its tables and pictures; checkpoints and whatever else
-    a run has left stay where they are.
+    """Push weights, config, code, tokenizer, and the card with its tables and pictures; checkpoints, config.yaml and
+    whatever else a run has left stay where they are.
 
     Args:
         private: whether a new repository is private.
@@ -178,7 +187,7 @@ def push(
     """
     folder = Path(resolve_path(str(folder)))
     api = HfApi(token=token)
-    _refuse_stranger(api)
+    refuse_stranger(api)
     with tempfile.TemporaryDirectory() as aside:
         _stage(folder, Path(aside), repo_id, license)
         try:
@@ -189,7 +198,7 @@ def push(
                 repo_id=repo_id,
                 folder_path=aside,
                 revision=revision,
-                commit_message=message or f"Upload {folder.resolve().name}",
+                commit_message=message or f"Upload {repo_id.rpartition('/')[2]}",
                 create_pr=create_pr,
             )
             if tag is not None:
@@ -201,7 +210,7 @@ def push(
                 f"the connection broke while {repo_id} was pushed ({error.__cause__ or error!r}). The commit comes "
                 "last, so nothing is published by half: push again, and what has arrived is not sent twice"
             ) from error
-    return str(commit.commit_url)
+    return redacted(str(commit.commit_url))
 
 
 def push_run(folder: str | Path, args: TrainingArguments) -> str:
@@ -215,14 +224,23 @@ def push_run(folder: str | Path, args: TrainingArguments) -> str:
     )
 
 
-def _refuse_stranger(api: HfApi) -> None:
+def refuse_stranger(api: HfApi | None = None) -> None:
+    """Ask the Hub who one is, before anything is done that is to be pushed.
+
+    Raises:
+        PermissionError: it does not know.
+        ConnectionError: it does not answer.
+    """
+    api = api or HfApi()
     try:
         api.whoami()
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise PermissionError(
             f"the Hub does not know who you are ({type(error).__name__}): log in (`hf auth login`), set HF_TOKEN, or "
-            "give a token that may write"
+            "give a token that may write, which no file of a run keeps"
         ) from error
+    except HTTPError as error:
+        raise ConnectionError(redacted(f"the Hub at {api.endpoint} does not answer: {error}")) from error
 
 
 def _stage(folder: Path, stage: Path, repo_id: str, license: str | None) -> None:

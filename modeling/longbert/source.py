@@ -17,7 +17,7 @@ from . import modeling_longbert
 from .arguments import ModelArguments, PretrainingArguments, parse_schedule
 from .configuration_longbert import LongBertConfig, says_something
 from .families import Family, architectures_in, family_of
-from .folders import resolve_path, sha256_of
+from .folders import read_json, resolve_path, sha256_of
 from .modeling_longbert import (
     LongBertForMaskedLM,
     LongBertForPreTraining,
@@ -57,7 +57,7 @@ def stated_config(path: str) -> dict[str, Any]:
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(path)
-    except TypeError:  # of transformers before 5.24
+    except (TypeError, RecursionError):  # TypeError: of transformers before 5.24
         stated = None
     if not isinstance(stated, dict):
         raise ValueError(f"{path}: config.json is not a mapping of settings to values")
@@ -125,7 +125,7 @@ def refuse_what_is_no_model(path: str) -> None:
         )
     modules = _read_modules(path) or []
     for module in modules:
-        if not isinstance(module, dict) or not {"path", "type"} <= module.keys():
+        if not isinstance(module, dict) or not all(isinstance(module.get(name), str) for name in ("path", "type")):
             raise ValueError(f"{path}: {MODULES} lists a module without path or type: save it anew, in its library")
         if not Path(path, module["path"]).resolve().is_relative_to(Path(path).resolve()):
             raise ValueError(f"{path}: {MODULES} names {module['path']}, which is outside of the folder")
@@ -209,7 +209,7 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
         of_bert = family_of(stated_config(source)).key_prefix == "bert"
     except OSError:  # a tokenizer's folder
         of_bert = True
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config if of_bert else None)
+    tokenizer = _read_tokenizer(source, config if of_bert else None)
     if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens}:
         raise ValueError(
             f"{source} has no tokenizer files, such as tokenizer.json or vocab.txt: put them beside the model, or "
@@ -229,6 +229,18 @@ def load_tokenizer(source: str, config: LongBertConfig) -> PreTrainedTokenizerBa
         _leave_out_segments(tokenizer)
     tokenizer.model_max_length = config.max_position_embeddings
     return tokenizer
+
+
+def _read_tokenizer(source: str, config: LongBertConfig | None) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source, config=config)
+    except OSError:
+        raise
+    except Exception as error:  # of the files' contents the libraries raise whatever comes
+        raise ValueError(
+            f"the tokenizer of {source} cannot be read ({type(error).__name__}: {error}): one of tokenizer.json, "
+            "tokenizer_config.json and vocab.txt is damaged, or not what its name says"
+        ) from error
 
 
 def _leave_out_segments(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -257,7 +269,7 @@ def load_whole(path: str) -> tuple[LongBertPreTrainedModel, PreTrainedTokenizerB
 
 def saved_tokenizer(path: str, model: LongBertPreTrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer of a long model's folder, as it was saved."""
-    return AutoTokenizer.from_pretrained(find_source(path), config=model.config)
+    return _read_tokenizer(find_source(path), model.config)
 
 
 def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> None:
@@ -276,7 +288,7 @@ def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> Non
         root = Path(snapshot_download(source, allow_patterns=[MODULES, *MODULE_SETTINGS, *(f"{p}/*" for p in paths)]))
     shutil.copy(root / MODULES, folder / MODULES)
     for file in (file for pattern in MODULE_SETTINGS for file in root.glob(pattern)):
-        settings = json.loads(file.read_text("utf-8"))
+        settings = read_json(file, object)
         if isinstance(settings, dict) and "max_seq_length" in settings:
             settings["max_seq_length"] = max_seq_length
         (folder / file.name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -288,7 +300,7 @@ def copy_sentence_modules(source: str, folder: Path, max_seq_length: int) -> Non
 def _read_modules(source: str) -> list[dict[str, Any]] | None:
     """The modules of a SentenceTransformer, in order; None for another checkpoint."""
     file = find_file(source, MODULES)
-    return None if file is None else json.loads(Path(file).read_text("utf-8"))
+    return None if file is None else read_json(file, list)
 
 
 def digest_of_files(source: str) -> str:

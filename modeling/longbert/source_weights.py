@@ -158,12 +158,20 @@ def read_shapes(
         file = find_file(source, _with_variant(name, variant), **location)
         if file is None:
             continue
-        files = get_checkpoint_shard_files(source, file, **location)[0] if name.endswith(".json") else [file]
         shapes: Shapes = {}
-        for part in files:
+        for part in _parts(source, file, location) if name.endswith(".json") else [file]:
             shapes |= _read(part)
         return shapes
     return None
+
+
+def _parts(source: Any, index: str, location: dict[str, Any]) -> list[str]:
+    try:
+        return get_checkpoint_shard_files(source, index, **location)[0]
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{index} cannot be read ({error}): it is no index of parts, so fetch it again") from error
 
 
 def _read(file: str) -> Shapes:

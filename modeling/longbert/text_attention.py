@@ -155,7 +155,7 @@ class TextAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: Plan, scaling: float
     ) -> torch.Tensor:
-        with _in_its_own_dtype(query.device.type):
+        with in_its_own_dtype(query.device.type):
             output, lse = plan.forward(query, key, value, scaling)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.plan, ctx.scaling = plan, scaling
@@ -164,11 +164,11 @@ class TextAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        with _in_its_own_dtype(gradients[0].device.type):
+        with in_its_own_dtype(gradients[0].device.type):
             return *ctx.plan.backward(gradients[0], ctx.saved_tensors, ctx.scaling), None, None
 
 
-def _in_its_own_dtype(device: str) -> contextlib.AbstractContextManager:
+def in_its_own_dtype(device: str) -> contextlib.AbstractContextManager:
     """No autocast, which would round what is in fp32 on purpose."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

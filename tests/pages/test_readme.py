@@ -130,8 +130,8 @@ def test_chinese_shell_lines_are_what_the_programs_take(desk, monkeypatch):
             install(command)
         elif command[0] == "make":
             assert command in english
-        elif command[:3] == ["accelerate", "launch", "train.py"]:
-            parse_config([*command[3:], "bf16=false"], *SETTINGS)  # which this machine may not have
+        elif command[:4] == ["accelerate", "launch", "--quiet", "train.py"]:
+            parse_config([*command[4:], "bf16=false"], *SETTINGS)  # which this machine may not have
         elif command[1] in ("evaluate", "plot"):  # the English page runs them
             assert {word for word in command if word.startswith("--")} == options[command[1]]
         elif command[1] == "push":  # tests/test_hub.py does

@@ -88,5 +88,5 @@ def test_a_run_on_one_novel_is_proven_and_resumes(variant, chinese_source, novel
 def test_what_cannot_be_trained_on_is_said_in_one_line(changes, message, chinese_source, novel, tmp_path):
     file = write_settings(tmp_path, chinese_source, **{"data": [str(novel)], "held_out_every": 4, **changes})
     status, printed = train(file)
-    assert status == 1
+    assert status == 2
     assert message in printed.splitlines()[-1] and printed.splitlines()[-1].startswith("train.py: ")

@@ -76,5 +76,5 @@ def test_processes_that_share_their_texts_are_one(settings, tiny_source, tmp_pat
 def test_processes_that_cannot_be_grouped_are_refused(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, sequence_parallel_size=2)
     status, output = train(file)
-    assert status == 1
+    assert status == 2
     assert "sequence_parallel_size=2 must divide the number of processes, which is 1" in output

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from processes import ENVIRONMENT, ROOT, SignalAtStep, result, train, write_settings
@@ -74,7 +75,6 @@ FREE = {
     "logging_first_step": True,
     "logging_steps": 7,
     "per_device_eval_batch_size": 2,
-    "push_to_hub": True,
     "run_name": "another",
     "save_steps": 3,
     "save_total_limit": 1,
@@ -324,6 +324,36 @@ def test_an_abandoned_branch_is_never_taken_again(tiny_source, tmp_path):
     assert "gone on with learning_rate: 0.001 -> 0.005" in (run / "README.md").read_text()
 
 
+def test_what_is_gone_on_with_takes_effect(tiny_source, tmp_path):
+    """Trainer would go on with the checkpoint's own rate, decay and steps."""
+    file = write_settings(tmp_path, tiny_source)
+    assert train(file, before=SignalAtStep(signal.SIGKILL, step=7))[0] == -9
+    changes = ("resume_with_changes=true", "learning_rate=1e-2", "weight_decay=0.5", "save_steps=3")
+    status, printed = train(file, "resume=auto", *changes)
+    assert status == 0, printed
+    run = tmp_path / "run"
+    assert {path.name for path in run.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (5, 6, 9, 12)}
+    history = json.loads((run / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    rates = {line["step"]: line["learning_rate"] for line in history if "loss" in line}
+    expected = {step: (1e-3 if step < 6 else 1e-2) * (1 - (step - 1) / 12) for step in range(1, 13)}
+    assert rates == pytest.approx(expected)
+    groups = torch.load(run / "checkpoint-12" / "optimizer.pt")["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.5, 0.0}
+
+
+@pytest.mark.slow
+def test_a_finished_run_that_is_branched_keeps_its_result(tiny_source, tmp_path):
+    file = write_settings(tmp_path, tiny_source)
+    assert train(file)[0] == 0
+    run = tmp_path / "run"
+    before = {name: (run / name).read_bytes() for name in ("model.safetensors", "proof.md", "README.md")}
+    changes = ("resume_with_changes=true", "learning_rate=5e-3")
+    status, printed = train(file, f"resume={run}/checkpoint-5", *changes)
+    assert status == 0, printed
+    assert {name: (run / "result.abandoned" / name).read_bytes() for name in before} == before
+    assert (run / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
 def test_a_branch_in_another_folder_begins_where_it_was_told(tiny_source, tmp_path):
     """Even if it is killed before its first checkpoint."""
     file = write_settings(tmp_path, tiny_source)
@@ -338,7 +368,7 @@ def test_a_branch_in_another_folder_begins_where_it_was_told(tiny_source, tmp_pa
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("run", "other")]
     assert weights[0] == weights[1]
     status, printed = train(file, other, f"resume={checkpoint}")
-    assert status == 1 and "already holds something" in printed
+    assert status == 2 and "already holds something" in printed
 
 
 class LossGrows:

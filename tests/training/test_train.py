@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from longbert import LongBertConfig, LongBertForMaskedLM
-from longbert.arguments import USER_ERRORS, DataArguments, ModelArguments, PretrainingArguments, parse_config
+from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
 from longbert.data.documents import load_documents
+from longbert.errors import USER_ERRORS
 from longbert.training.freezing import select_parameters
 from longbert.training.meter import training_flops
 
@@ -96,7 +97,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
     ("override", "message"),
     [
         ("mlm_probabillity=0.2", "unknown setting 'mlm_probabillity': did you mean mlm_probability"),
-        ("max_steps=many", "setting max_steps: invalid int value: 'many'"),
+        ("max_steps=many", "max_steps must be a whole number, got 'many'"),
         ("mlm_probability=2", "mlm_probability must lie between 0 and 1"),
         ("native_length_schedule=[[1.0,512]]", "rows of native_length_schedule must have 4 to 256 tokens"),
         ("position_type=rotary", "position_type must be one of"),
@@ -216,7 +217,7 @@ def test_a_new_head_can_learn_from_short_rows(tiny_source, tmp_path):
 def test_a_new_head_cannot_learn_past_its_source(tiny_source, tmp_path):
     file = write_settings(tmp_path, tiny_source, native_steps=2, native_length_schedule=[[1.0, 128]])
     status, output = train(file)
-    assert status == 1
+    assert status == 2
     assert "rows of native_length_schedule must have 4 to 64 tokens, got [[1.0, 128]]" in output
     assert not (tmp_path / "run").exists()
 

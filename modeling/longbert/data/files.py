@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..arguments import FileArguments
-from ..folders import resolve_path
+from ..folders import read_json, resolve_path
 
 
 TABLES = {
@@ -107,7 +107,7 @@ def find_files(path: str, kinds: dict[str, str] = TABLES, say: Callable[[str], N
     path = resolve_path(path)
     place = Path(path)
     if (place / "dataset_dict.json").exists():
-        splits = json.loads((place / "dataset_dict.json").read_text("utf-8"))["splits"]
+        splits = read_json(place / "dataset_dict.json").get("splits") or ["..."]
         raise ValueError(f"{path} holds the splits {', '.join(splits)}: name one, such as {place / splits[0]}")
     if place.exists():
         found = _held_by(place)
@@ -315,7 +315,7 @@ def _json_lines(file: Path, lines: Iterator[str]) -> Iterator[Any]:
     for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line.removeprefix("\ufeff")) if line.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
 
 
@@ -324,7 +324,7 @@ def _json_records(file: Path, columns: Sequence[str], settings: FileArguments) -
     text = "".join(read_text(file, settings)).removeprefix("\ufeff")
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         lines = [*io.StringIO(text)]  # not splitlines, as a text may hold U+2028
         if not lines or not lines[0].strip().endswith("}"):
             raise ValueError(f"{file} is not JSON: {error}") from error
@@ -362,7 +362,10 @@ def _parquet_records(file: Path, columns: Sequence[str], settings: FileArguments
 
 
 def _saved_records(file: Path, columns: Sequence[str], settings: FileArguments) -> Iterator[Record]:
-    dataset = datasets.load_from_disk(str(file))
+    try:
+        dataset = datasets.load_from_disk(str(file))
+    except Exception as error:  # datasets promises no kind of error for files that are damaged
+        raise ValueError(f"{file} is no dataset that can be loaded: {type(error).__name__}: {error}") from error
     for column in columns:
         if column not in dataset.column_names:
             raise MissingColumnError(file, column, dataset.column_names)

@@ -150,7 +150,7 @@ def compare(
     made.save(args.output_dir, verdict(made))
     for run in runs:
         if (run.folder / "config.json").exists():
-            changes = record.changes_in_words()
+            changes = record.changes_in_words(public=True)
             write_card(run.folder, run=args.output_dir, row=run.row, command=command_line(), changes=changes)
     record.finish()
     _show(trained, args)

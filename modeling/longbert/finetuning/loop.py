@@ -167,6 +167,7 @@ class Finetuning:
             compute_loss_func=task.loss,
             evaluator=lambda model: score(task.metric, task.predict(model, split.validation, reader)),
             max_loss_ratio=self.run_args.max_loss_ratio,
+            closed_attention_learning_rate=self.run_args.closed_attention_learning_rate,
         )
 
     def _tokens(self, examples: datasets.Dataset, reader: Reader, train: bool = False) -> int:

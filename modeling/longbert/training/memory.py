@@ -38,7 +38,8 @@ def checkpoint_activations(model: PretrainingModel, max_seq_length: int) -> str:
     """
     settings: dict[str, Any] = {"use_reentrant": False}
     config = model.config
-    some_in_full = config.attention_window is None or bool(config.full_attention_layers)
+    in_full = config.full_attention_layers or config.closed_attention_layers
+    some_in_full = config.attention_window is None or bool(in_full)
     selective = some_in_full and max_seq_length > 6 * config.hidden_size
     if selective:
         settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_attention)

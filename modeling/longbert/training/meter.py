@@ -58,9 +58,10 @@ def visible_tokens(config: LongBertConfig, length: int) -> int:
     layers = config.num_hidden_layers
     if config.attention_window is None or length <= config.pretrained_positions:
         return layers * length
-    in_full = len(set(config.full_attention_layers or []))
+    in_full = len({*(config.full_attention_layers or [])})
+    closed = len({*(config.closed_attention_layers or [])})
     through_window = min(length, config.attention_window + 1 + config.global_tokens)
-    return in_full * length + (layers - in_full) * through_window
+    return (in_full + closed) * length + (layers - in_full) * through_window  # a closed layer computes both
 
 
 class Meter:

@@ -156,6 +156,7 @@ def make_trainer(
         processing_class=source.tokenizer,
         evaluator=prover.metrics,
         max_loss_ratio=run_args.max_loss_ratio,
+        closed_attention_learning_rate=run_args.closed_attention_learning_rate,
         sequence_parallel_size=run_args.sequence_parallel_size,
     )
 

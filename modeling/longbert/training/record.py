@@ -14,7 +14,9 @@ from transformers.utils import logging
 
 from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
-from ..folders import file_written_aside, refuse_occupied, set_aside, sha256_of
+from ..disclosure import may_be_told
+from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
+from ..publishing import refuse_stranger
 from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 from .sharding import division
@@ -49,6 +51,7 @@ class Record:
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
             ValueError: the run there was begun with other settings.
+            PermissionError: it is to be pushed, and the Hub does not know by whom.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -64,6 +67,8 @@ class Record:
         }
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
+            if args.push_to_hub:
+                refuse_stranger()
             record._refuse_occupied()
             record.kept = record._read()
             if record.kept:
@@ -107,11 +112,11 @@ class Record:
             if self.args.process_index == 0:
                 self._begin()
             else:
-                self.kept = _load(self.folder / RECORD)
+                self.kept = read_json(self.folder / RECORD)
 
     def _begin(self) -> None:
         self._take()
-        kept = self.kept
+        kept, changes = self.kept, []
         if not kept:
             self.kept = {"told": self.told, "began": _now(), "changes": [], "resumed_from": None, "finished": None}
         else:
@@ -121,15 +126,17 @@ class Record:
             if changes:
                 kept["changes"].append({"at": _now(), "changed": changes})
                 logger.warning(f"going on with changes: {'; '.join(changes)}")
-            before, now = kept["told"]["settings"], self.told["settings"]
-            if changes or any(before.get(name) != now.get(name) for name in WHICH):
-                kept["finished"] = None
         self._follow_explicit_resume()
+        if kept and (changes or any(self._is_other(name) for name in WHICH)):
+            kept["finished"] = None
         if self.is_finished():
             return
         self.kept |= {"told": self.told, "finished": None}
         self._write()
         write_config(self.folder / SETTINGS, *self.instances, notes=self.changes_in_words())
+
+    def _is_other(self, name: str) -> bool:
+        return self.kept["told"]["settings"].get(name) != self.told["settings"].get(name)
 
     def _refuse_occupied(self) -> None:
         resume = self.run_args.resume
@@ -157,9 +164,9 @@ class Record:
         file = folder / RECORD
         if file.is_file():
             try:
-                return _load(file)
+                return read_json(file)
             except ValueError as error:
-                self._without_record(f"{file} is damaged ({error})")
+                self._without_record(str(error))
         elif folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
             self._without_record(f"{folder} has no {RECORD}, so nothing says what its run was told")
         return {}
@@ -184,6 +191,13 @@ class Record:
         resume = self.run_args.resume
         if resume in (None, "auto"):
             return
+        if self.kept["finished"] and (self.folder / RECORD).exists():
+            aside = self.folder / "result.abandoned"
+            set_aside(aside, "before")
+            for name in self.kept["finished"]:
+                if (self.folder / name).exists():
+                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / name).rename(aside / name)
         self.kept |= {"resumed_from": str(Path(resume).resolve()), "finished": None}
         step = step_of(Path(resume))
         for later in self.folder.glob("checkpoint-*"):
@@ -197,9 +211,17 @@ class Record:
         with self.args.main_process_first():
             return find_checkpoint(str(self.folder), self.run_args.resume, self.args.process_index == 0, first)
 
-    def changes_in_words(self) -> list[str]:
-        """A line for each time that the run went on with changes."""
-        return [f"{each['at']}, gone on with {'; '.join(each['changed'])}" for each in self.kept["changes"]]
+    def changes_in_words(self, public: bool = False) -> list[str]:
+        """A line for each time that the run went on with changes.
+
+        Args:
+            public: without what names places on the user's disk.
+        """
+        times = [
+            (each["at"], [change for change in each["changed"] if not public or may_be_told(change)])
+            for each in self.kept["changes"]
+        ]
+        return [f"{at}, gone on with {'; '.join(changed)}" for at, changed in times]
 
     def is_finished(self) -> bool:
         """Whether the run has ended, and everything that it made is whole; what is not is set aside."""
@@ -231,10 +253,6 @@ class Record:
     def _write(self) -> None:
         with file_written_aside(self.folder / RECORD) as aside:
             aside.write_text(json.dumps(self.kept, indent=1) + "\n", "utf-8")
-
-
-def _load(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8"))
 
 
 def step_of(checkpoint: Path) -> int | None:

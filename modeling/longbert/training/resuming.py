@@ -63,6 +63,7 @@ class Progress(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember."""
         self.losses.extend(kept_attributes(self, state).get("losses", []))
+        state.compute_steps(args, state.max_steps)  # a checkpoint's state brings those that it was told
         # Trainer looks for it where the run once was, and forgets it if that folder has been moved
         if self.checkpoint is not None and (best := best_of(self.checkpoint)):
             state.best_model_checkpoint = str(best)

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
+from ..disclosure import hand_on_token
+from ..errors import MendableError
 from ..folders import put_files_in_place, put_in_place, set_aside
 from ..publishing import push_run
 from .resuming import Progress, TrainedAlready, problem_of
@@ -25,10 +28,11 @@ logger = logging.get_logger(__name__)
 
 LOSSES_REMEMBERED = 100
 LOSSES_NEEDED = 20
+TOLD = ("initial_lr", "weight_decay", "betas", "eps")  # of a group of an optimizer's weights, by the settings
 LEARNED = 0.05  # a mean loss below it is as good as none: one hard example is many times that, and no divergence
 
 
-class DivergedError(RuntimeError):
+class DivergedError(MendableError):
     """The loss or the gradient is no longer a number, or has exploded."""
 
 
@@ -40,10 +44,19 @@ class SafeTrainer(Trainer):
     Args:
         max_loss_ratio: a step has diverged if its loss is this many times the mean of the last 100, or of 0.05 where
             that is less.
+        closed_attention_learning_rate: of the weights that open closed layers.
     """
 
-    def __init__(self, *args: Any, max_loss_ratio: float = 3.0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        max_loss_ratio: float = 3.0,
+        closed_attention_learning_rate: float = 0.05,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        hand_on_token(self.args)  # checkpoints hold the settings
+        self.closed_attention_learning_rate = closed_attention_learning_rate
         if self.args.push_to_hub and self.args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(f"hub_strategy must be end or every_save, got {self.args.hub_strategy.value!r}")
         self.max_loss_ratio = max_loss_ratio
@@ -143,6 +156,37 @@ class SafeTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer's, without position tables: a row that no batch visits must stay what it is."""
         return [name for name in super().get_decay_parameter_names(model) if "position_embeddings" not in name]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As Trainer's, but closed layers are opened at a rate of their own, which falls with the other."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        gates = [weight for name, weight in self.model.named_parameters() if name.endswith(".far_gate")]
+        gates = [gate for gate in gates if gate.requires_grad]
+        if is_new and gates:
+            known = {*map(id, gates)}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in known]
+            optimizer.add_param_group(
+                {"params": gates, "lr": self.closed_attention_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer's, but what the settings say of rates and decay stays, where a checkpoint was told otherwise."""
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        told = [{name: group[name] for name in TOLD if name in group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, said in zip(self.optimizer.param_groups, told, strict=True):
+            group.update(said)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            scheduler, groups = self.lr_scheduler, self.optimizer.param_groups
+            scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]
 
     # ---- checkpoints
 

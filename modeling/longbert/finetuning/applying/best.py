@@ -1,14 +1,13 @@
 """The best model of a comparison, among those that `predict` reads as the comparison did."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ...arguments import written_config
 from ...configuration_longbert import LongBertConfig
+from ...folders import read_json
 from ...source import find_source
 from ..results import metrics
 from ..strategies import STRATEGIES
@@ -76,7 +75,7 @@ def best_of(run: Path) -> Chosen:
 
 
 def _rows(file: Path) -> dict[str, dict[str, Any]]:
-    rows = _read(file)
+    rows = read_json(file)
     if not all(isinstance(row, dict) and row for row in rows.values()):
         raise ValueError(f"{file} is not what `longbert finetune` writes: a row of figures for each strategy")
     return rows
@@ -91,16 +90,6 @@ def _metric(run: Path, rows: dict[str, dict[str, Any]]) -> type[metrics.Figures]
     return max(known, key=lambda metric: len(metric.figures))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: it holds no object")
-    return content
-
-
 def _models(row: Path) -> list[Path]:
     """The models of a row: one for each seed, of every fold."""
     return sorted(file.parent for pattern in ("seed-*", "*/seed-*") for file in row.glob(f"{pattern}/config.json"))
@@ -111,7 +100,7 @@ def _unfit(row: Path, name: str) -> str | None:
     models = _models(row)
     if not models:
         return f"there is no model in {row}"
-    head = (_read(models[0] / "config.json").get("architectures") or ["unnamed model"])[0]
+    head = (read_json(models[0] / "config.json").get("architectures") or ["unnamed model"])[0]
     strategy = STRATEGIES.get(name)
     if head not in (CLASSIFIER, *READ_IN_PIECES) or strategy is None:
         pools = strategy is not None and strategy.pooled
@@ -138,7 +127,7 @@ def _best_model(run: Path, name: str, metric: type[metrics.Figures]) -> tuple[Pa
 
 def _validation_figure(model: Path) -> float | None:
     """The best figure that a model had while it was trained, as its last checkpoint says."""
-    states = [_read(file) for file in model.glob("checkpoint-*/trainer_state.json")]
+    states = [read_json(file) for file in model.glob("checkpoint-*/trainer_state.json")]
     figure = max(states, key=lambda state: state["global_step"])["best_metric"] if states else None
     return figure if figure is not None and math.isfinite(figure) else None
 
@@ -146,7 +135,7 @@ def _validation_figure(model: Path) -> float | None:
 def _settings(run: Path) -> dict[str, Any]:
     """What the comparison was told."""
     file = run / "config.yaml"
-    return (yaml.safe_load(file.read_text("utf-8")) or {}) if file.exists() else {}
+    return written_config(file) if file.exists() else {}
 
 
 def _at_once(run: Path, model: Path, name: str) -> int:

@@ -16,8 +16,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from ...arguments import USER_ERRORS, FileArguments
-from ...folders import file_written_aside, refuse_occupied, sha256_of, written_aside
+from ...arguments import FileArguments
+from ...errors import USER_ERRORS
+from ...folders import file_written_aside, read_json, refuse_occupied, sha256_of, written_aside
 from ...source_weights import find_file
 from .archive import Archive, Input, Text, to_stderr
 from .best import Chosen
@@ -105,7 +106,7 @@ class Shards:
         shaped = {"format": self.form, "shard_size": self.size, "longbert": importlib.metadata.version("longbert")}
         record = {"model": model, "settings": settings | shaped, "inputs": archive.record()}
         if (self.folder / RECORD).exists():
-            _refuse_changes(self.folder, json.loads((self.folder / RECORD).read_text("utf-8")), record)
+            _refuse_changes(self.folder, read_json(self.folder / RECORD), record)
         else:
             refuse_occupied(self.folder)
             with written_aside(self.folder) as aside:
@@ -149,7 +150,7 @@ def describe_model(path: str, at_once: int | None) -> dict[str, Any]:
     parts = {
         part: find_file(path, part)
         for index in (file for name, file in found.items() if name.endswith(".index.json"))
-        for part in sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
+        for part in sorted(set(read_json(index)["weight_map"].values()))
     }
     sums = {name: sha256_of(Path(file)) for name, file in (found | parts).items() if file is not None}
     return {"path": path, "at_once": at_once, "sha256": sums}

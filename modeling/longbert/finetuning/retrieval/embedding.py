@@ -234,6 +234,7 @@ class Comparison:
             loss=loss,
             evaluator=evaluator,
             max_loss_ratio=self.run_args.max_loss_ratio,
+            closed_attention_learning_rate=self.run_args.closed_attention_learning_rate,
         )
 
     def _estimate(self, row: Row) -> Estimate:

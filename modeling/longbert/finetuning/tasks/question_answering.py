@@ -96,7 +96,7 @@ def _articles(file: Path, arguments: QuestionAnsweringArguments) -> list[dict] |
         return None
     try:
         content = json.loads("".join(read_text(file, arguments)))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
     articles = content.get("data") if isinstance(content, dict) else None
     first = articles[0] if isinstance(articles, list) and articles else None

@@ -1,0 +1,159 @@
+"""What may be said: no secret is printed or written, and nothing that is published names a place on the user's disk.
+
+Secrets. A token has one way in and none out. It comes from the environment (`HF_TOKEN`), from `hf auth login`, or from
+the setting `hub_token`, which is handed on to where huggingface_hub looks for it and then forgotten (`hand_on_token`):
+no file of a run holds it, and a resumed run has to be given it again. Any other setting that holds one, such as an
+address with a password, is refused. What is printed or written besides goes through `redacted`, which knows secrets by
+their form, by the name before them, and by their value, where the environment has them.
+
+Places. `config.yaml` stays beside the run, and keeps its paths, so that it can be run again. In a card and in all
+else that is pushed a path is private, and so is the name of a file or a folder: only ids of the Hub, `package://...`
+and the configs that longbert brings along are named (`public_name`).
+"""
+
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from .folders import PACKAGE_SCHEME, scripts_folder
+
+
+HIDDEN = "<hidden>"
+TOKEN_VARIABLE = "HF_TOKEN"
+SHORTEST = 8  # characters; a shorter value of the environment is no secret, or would hide common words
+_SECRET_VARIABLE = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_BY_FORM = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b")
+_BY_NAME = re.compile(
+    r"""((?:\b|_)(?:(?:hub|hf|auth|access|api|bearer|session)_?-?token|(?:api|secret)_?-?key|password|passwd)"""
+    r"""['"]?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;}\]&]+)""",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """A text without what is secret in it."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and _SECRET_VARIABLE.search(name):
+            text = text.replace(value, HIDDEN)
+    return _BY_NAME.sub(rf"\1{HIDDEN}", _BY_FORM.sub(HIDDEN, _IN_ADDRESS.sub(HIDDEN, text)))
+
+
+def refuse_secrets(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` where a setting that is written down holds a secret."""
+    for key, value in settings.items():
+        told = str(value)
+        if not key.endswith("_token") and redacted(told) != told:
+            raise ValueError(
+                f"{key} holds a secret ({redacted(told)}), and settings are written down: leave it out, and give a "
+                f"token of the Hub as {TOKEN_VARIABLE} in the environment or as hub_token"
+            )
+
+
+def hand_on_token(args: Any) -> None:
+    """Take the token out of training arguments, to where huggingface_hub looks for it."""
+    if args.hub_token:
+        os.environ[TOKEN_VARIABLE] = args.hub_token
+        args.hub_token = None
+
+
+class _Redacting:
+    """A stream that shows no secret."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def writelines(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
+def redact_stderr() -> None:
+    """From here on this process prints no secret among its errors, warnings and logs, whatever library they are of."""
+    if isinstance(sys.stderr, _Redacting):
+        return
+    plain, sys.stderr = sys.stderr, _Redacting(sys.stderr)  # type: ignore[assignment]
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", []):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is plain:
+                handler.setStream(sys.stderr)
+
+
+# ---- places
+
+
+def public_name(name: str) -> str | None:
+    """What a model, a tokenizer, a file or a folder is called in public; None where it is a place on this disk."""
+    if name.startswith(PACKAGE_SCHEME):
+        return name
+    place, scripts = Path(name).expanduser(), scripts_folder().resolve()
+    if place.exists():
+        ours = place.is_file() and place.resolve().is_relative_to(scripts / "configs")
+        return place.resolve().relative_to(scripts).as_posix() if ours else None
+    return name if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else None
+
+
+# names of the Hub's, or places; all others that name places hold files, which the Hub has not
+_OF_MODELS = ("model", "tokenizer")
+_OF_FILES = re.compile(r"(^data|_file|_folder|_dir|^resume|^deepspeed|_config)$")
+# where a run was written and published is nobody's business
+_PRIVATE = re.compile(r"^(output_dir|push_to_hub|hub_.*|resume_from_checkpoint|run_name|logging_dir)$")
+_PATH = re.compile(r"^(/|~|\.{1,2}([/\\]|$)|[A-Za-z]:[/\\]|\\\\|file:)")
+
+
+def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that may be published."""
+    shown = {key: _public(key, value) for key, value in settings.items() if not _PRIVATE.match(key)}
+    return {key: value for key, value in shown.items() if value not in (None, [], {})}
+
+
+def _public(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [shown for each in value if (shown := _public(key, each)) is not None]
+    if isinstance(value, dict):
+        return {name: shown for name, each in value.items() if (shown := _public(name, each)) is not None}
+    if not isinstance(value, str):
+        return value
+    if key in _OF_MODELS:
+        return public_name(value)
+    if _OF_FILES.search(key):
+        return value if value.startswith(PACKAGE_SCHEME) else None
+    return None if _PATH.match(value) else redacted(value)
+
+
+def may_be_told(change: str) -> bool:
+    """Whether a change of a setting, `name: old -> new`, may be published."""
+    key, _, values = change.partition(": ")
+    named = key in _OF_MODELS or _OF_FILES.search(key) or _PRIVATE.match(key)
+    return not named and not re.search(rf"['\"]{_PATH.pattern.removeprefix('^')}", values)
+
+
+def public_command(argv: list[str], settings: dict[str, Any]) -> str:
+    """How a script was launched, as a card says it: `CONFIG.yaml` stands for a config of the user's.
+
+    Args:
+        argv: the script, its config, and `key=value`.
+        settings: what these came to.
+    """
+    place, scripts = Path(argv[0]).resolve(), scripts_folder().resolve()
+    words = [place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name]
+    for config in argv[1:2]:
+        words.append((public_name(config) if Path(config).exists() else config) or "CONFIG.yaml")
+    public = public_settings(settings)
+    for word in argv[2:]:
+        key = word.partition("=")[0]
+        if key in public and public[key] == settings[key]:
+            words.append(word)
+    return redacted(shlex.join(["accelerate", "launch", *words]))
