@@ -3,9 +3,11 @@
 import collections
 import functools
 import importlib.util
+import json
 import logging.handlers
 import os
 import re
+import shutil
 import string
 from collections.abc import Iterable
 from pathlib import Path
@@ -219,6 +221,15 @@ def tiny_source(tiny_tokenizer, tmp_path_factory) -> Path:
     }
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     tiny_tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def still_source(tiny_source, tmp_path_factory) -> Path:
+    """The same without dropout, of which two processes draw other numbers than one."""
+    path = shutil.copytree(tiny_source, tmp_path_factory.mktemp("still") / "source")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
     return path
 
 

@@ -12,7 +12,8 @@ import evaluate
 import numpy as np
 import pytest
 import yaml
-from processes import ROOT, SignalAtStep, run
+from processes import ROOT, Divided, SignalAtStep, run
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
@@ -263,6 +264,35 @@ def test_who_sees_the_end_can_tell_and_who_does_not_cannot(desk, settings, tmp_p
     assert "epoch" not in printed
     assert (tmp_path / "run" / "results.md").read_text() in printed
     assert "already holds something" in finetune("classification", settings)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["ddp", "fsdp2", "deepspeed-zero2"])
+def test_two_processes_are_one(by, settings, still_source, tmp_path):
+    """Also where they divide the model, and one of them was killed in its second strategy."""
+    if by == "deepspeed-zero2":
+        pytest.importorskip("deepspeed")
+    changes = [f"model={still_source}", "strategies=[long,chunk-pool]", "num_train_epochs=1"]
+    status, printed = finetune("classification", settings, *changes, f"output_dir={tmp_path / 'alone'}")
+    assert status == 0, printed
+    script, together = ("finetune/classification.py", settings), [*changes, "per_device_train_batch_size=4"]
+    killed = Divided(by, then=SignalAtStep(signal.SIGKILL, step=40))
+    status, printed = run(*script, *together, ranks=2, before=killed)
+    assert status == -9, printed
+    assert (tmp_path / "run" / "long" / "seed-42" / "predictions").is_dir()
+    status, printed = run(*script, *together, "resume=auto", ranks=2, before=Divided(by))
+    assert status == 0, printed
+    for strategy in ("long", "chunk-pool"):
+        found, expected = (tmp_path / name / strategy / "seed-42" for name in ("run", "alone"))
+        assert (found / "config.json").read_text() == (expected / "config.json").read_text()
+        assert load_file(found / "model.safetensors").keys() == load_file(expected / "model.safetensors").keys()
+        lines, wanted = (
+            [json.loads(line) for line in (folder / "predictions" / "test.jsonl").read_text().splitlines()]
+            for folder in (found, expected)
+        )
+        for line, other in zip(lines, wanted, strict=True):
+            assert line["id"] == other["id"]
+            assert line["scores"] == pytest.approx(other["scores"], abs=1e-4)
 
 
 @pytest.fixture

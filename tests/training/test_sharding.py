@@ -3,7 +3,6 @@ resuming."""
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers import TrainingArguments
 
 from longbert import LongBertForMaskedLM
+from longbert.training.safety import SafeTrainer
 from longbert.training.sharding import dividing, refuse_division
 
 
@@ -122,6 +122,21 @@ def test_a_division_of_which_no_model_comes_is_refused(changed, message, monkeyp
         refuse_division(told(monkeypatch, {**FSDP, **changed}))
 
 
+def test_deepspeeds_third_stage_is_refused(monkeypatch):
+    pytest.importorskip("deepspeed")
+    args = told(monkeypatch, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
+    refuse_division(args)
+    args = told(monkeypatch, {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"})
+    with pytest.raises(ValueError, match="set zero_stage to 2"):
+        refuse_division(args)
+
+
+def test_that_nothing_is_divided_on_a_cpu_is_said(monkeypatch, bert, logged):
+    model = extended(bert(), "ForMaskedLM", {"max_position_embeddings": LONG})
+    SafeTrainer(model, told(monkeypatch, FSDP))
+    assert "here each process holds all of them" in logged
+
+
 # ---- in two processes
 
 
@@ -130,15 +145,6 @@ def by(request) -> str:
     if request.param == "deepspeed-zero2":
         pytest.importorskip("deepspeed")
     return request.param
-
-
-@pytest.fixture
-def still_source(tiny_source, tmp_path) -> Path:
-    """The source without dropout, of which two processes draw other numbers than one."""
-    shutil.copytree(tiny_source, tmp_path / "source")
-    file = tmp_path / "source" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_dropout_prob": 0.0}))
-    return tmp_path / "source"
 
 
 VARIANTS = {
@@ -226,6 +232,7 @@ def test_a_run_does_not_go_on_divided_otherwise(tiny_source, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by", ["ddp", "fsdp2", "deepspeed-zero2"], indirect=True)
 def test_the_best_checkpoint_is_loaded_at_the_end(by, tiny_source, tmp_path):
     choosing = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
     file = write_settings(tmp_path, tiny_source, eval_strategy="steps", eval_steps=5, **choosing)

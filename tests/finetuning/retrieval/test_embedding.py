@@ -109,6 +109,19 @@ def source_of(folder: Path, **settings) -> Source:
     return Source.of(ModelArguments(model=str(folder), **settings))
 
 
+@pytest.mark.parametrize(
+    ("told", "by"), [({"ACCELERATE_USE_FSDP": "true"}, "FSDP"), ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")]
+)
+def test_an_encoder_that_would_be_divided_is_refused(told, by, desk, tiny_source, tmp_path, monkeypatch):
+    if by == "DeepSpeed":
+        pytest.importorskip("deepspeed")
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"a sentence encoder cannot be divided by {by}: launch with"):
+        embed(desk, tiny_source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # figures
 
 
