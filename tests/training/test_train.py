@@ -1,6 +1,7 @@
 """The main job end to end on a tiny model, and what its loss means."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,11 +172,34 @@ def test_two_processes_are_two(tiny_source, tmp_path):
 
 
 def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_path):
-    file = write_settings(tmp_path, tiny_source, length_schedule=[[0.5, 32], [0.5, 128]])
+    changes = {
+        "length_schedule": [[0.5, 32], [0.5, 128]],
+        "native_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+    }
+    file = write_settings(tmp_path, tiny_source, **changes)
     status, output = train(file, "--dry-run")
     assert status == 0, output
-    assert "dry run: 12 steps of 256 x 2 tokens" in output
-    for what in ("memory at its peak: ", "tokens a second", "at 128 tokens a row", "one evaluation: ", "h of steps"):
+    assert "dry run, nothing is written: 12 steps of 256 x 2 tokens" in output
+    rows = dict(re.findall(r"^\| (.+?) \| ([\d,]+) \|", output, re.MULTILINE))
+    assert rows == {
+        "native steps of 64 tokens a row": "4",
+        "native checkpoints": "1",
+        "steps of 32 tokens a row": "6",
+        "steps of 128 tokens a row": "6",
+        "checkpoints": "3",
+        "evaluations": "3",
+        "readings of whole texts for the proof": "2",
+        "readings of chunks for the proof": "2",
+    }
+    for what in (
+        "memory at its peak: ",
+        "tokens a second",
+        "at 128 tokens a row",
+        "expected in all: ",
+        "after the start",
+    ):
         assert what in output
     assert not (tmp_path / "run").exists()
 
