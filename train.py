@@ -16,11 +16,8 @@ from longbert.proof import Prover
 from longbert.proof_rows import AFTER, BEFORE, EXTENDED_AFTER, EXTENDED_BEFORE, SAME_CHUNKED, SOURCE_CHUNKED
 from longbert.publishing import command_line, push_run, refuse_stranger, write_card
 from longbert.source import Source
-from longbert.training.freezing import select_parameters
-from longbert.training.memory import checkpoint_activations
-from longbert.training.pretraining import dry_run, make_plan, make_trainer, tokenize_for, train_natively
+from longbert.training.pretraining import dry_run, make_trainer, prepare, tokenize_for, train_natively
 from longbert.training.record import Record
-from longbert.training.sequence_parallel import share_sequences
 from longbert.training.sharding import refuse_division
 from longbert.training.trainer import LongTrainer
 
@@ -60,19 +57,11 @@ def main(argv: list[str]) -> None:
         mlm_probability=data_args.mlm_probability,
         seed=args.seed,
     )
-    if run_args.native_steps and not run_args.dry_run:
-        source = train_natively(source, tokens, data_args, run_args, args, prover)
-
-    model = source.load(source.config, run_args.objective)
-    print(select_parameters(model, run_args.train_only))
-    share_sequences(model, run_args.sequence_parallel_size)
-    if run_args.max_seq_length >= run_args.checkpoint_from:
-        print(checkpoint_activations(model, run_args.max_seq_length))
-    plan = make_plan(tokens, source, data_args, run_args, args)
     if run_args.dry_run:
-        print(dry_run(model, plan, source, run_args, args, prover))
-        return
-
+        return print(dry_run(source, tokens, data_args, run_args, args, prover))
+    if run_args.native_steps:
+        source = train_natively(source, tokens, data_args, run_args, args, prover)
+    model, plan = prepare(source, tokens, data_args, run_args, args)
     trainer = make_trainer(model, plan, source, run_args, args, prover)
     if source.path:
         prover.chunked(SOURCE_CHUNKED, source.load(source.native).to(args.device))

@@ -204,6 +204,7 @@ def headless(source, tokenizer, folder, model_class):
             ["LONG", "--source", "MADE"],
             "MADE has no MLM head",
         ),
+        (partial(headless, model_class=BertForPreTraining), ["MADE"], "MADE reads 64 tokens, no more than its source"),
         (other_vocabulary, ["LONG", "--source", "MADE"], "MADE has a vocabulary of .* that is not the"),
         (None, ["LONG", "--source", "REAL"], "has a vocabulary of 30522 tokens that is not the"),
         (None, ["LONG", "--mlm-probability", "1e-9"], "is masked.*raise mlm_probability, which is 1e-09"),

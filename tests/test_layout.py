@@ -68,6 +68,7 @@ ORDER = [
     "training.safety",
     "training.epochs",
     "training.trainer",
+    "training.estimates",
     "training.freezing",
     "training.sequence_parallel",
     "training.pretraining",

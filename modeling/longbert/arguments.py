@@ -230,7 +230,7 @@ class PretrainingArguments(RunArguments):
     sequence_parallel_size: int = described(
         1, "neighbouring processes that share each text, if one GPU's memory is too small"
     )
-    dry_run: bool = described(False, "try one step and one evaluation at the longest length, say what it costs, exit")
+    dry_run: bool = described(False, "try some steps and readings, say what the run would cost, exit")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -235,6 +235,8 @@ class Proof:
 
 
 def _in_words(cell: dict[str, Any]) -> str:
+    if not cell["tokens"]:
+        return ""
     parts = [with_interval(cell["loss"], cell["loss_interval"])]
     if "change" in cell:
         percent = [100 * each for each in cell["change_interval"]]

@@ -1,10 +1,12 @@
 """The main job end to end on a tiny model, and what its loss means."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -21,10 +23,14 @@ from transformers import (
 
 from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import DataArguments, ModelArguments, PretrainingArguments, parse_config
+from longbert.data.batches import Phase, TrainingPlan
 from longbert.data.documents import load_documents
+from longbert.data.masking import RowMasker, TokenMasker
+from longbert.data.rows import RowSettings, make_rows, tokenize
 from longbert.errors import USER_ERRORS
 from longbert.training.freezing import select_parameters
 from longbert.training.meter import training_flops
+from longbert.training.trainer import LongTrainer
 
 
 ARGUMENTS = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
@@ -167,11 +173,34 @@ def test_two_processes_are_two(tiny_source, tmp_path):
 
 
 def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_path):
-    file = write_settings(tmp_path, tiny_source, length_schedule=[[0.5, 32], [0.5, 128]])
+    changes = {
+        "length_schedule": [[0.5, 32], [0.5, 128]],
+        "native_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+    }
+    file = write_settings(tmp_path, tiny_source, **changes)
     status, output = train(file, "--dry-run")
     assert status == 0, output
-    assert "dry run: 12 steps of 256 x 2 tokens" in output
-    for what in ("memory at its peak: ", "tokens a second", "at 128 tokens a row", "one evaluation: ", "h of steps"):
+    assert "dry run, nothing is written: 12 steps of 256 x 2 tokens" in output
+    rows = dict(re.findall(r"^\| (.+?) \| ([\d,]+) \|", output, re.MULTILINE))
+    assert rows == {
+        "native steps of 64 tokens a row": "4",
+        "native checkpoints": "1",
+        "steps of 32 tokens a row": "6",
+        "steps of 128 tokens a row": "6",
+        "checkpoints": "3",
+        "evaluations": "3",
+        "readings of whole texts for the proof": "2",
+        "readings of chunks for the proof": "2",
+    }
+    for what in (
+        "memory at its peak: ",
+        "tokens a second",
+        "at 128 tokens a row",
+        "expected in all: ",
+        "after the start",
+    ):
         assert what in output
     assert not (tmp_path / "run").exists()
 
@@ -282,3 +311,37 @@ def test_flops_are_those_of_the_formula():
     assert training_flops(config, [512], 0) == 6 * 84_934_656 * 512 + 12 * 768 * 12 * 512 * 512
     window = LongBertConfig(max_position_embeddings=4096, attention_window=512)
     assert training_flops(window, [4096], 0) == 6 * 84_934_656 * 4096 + 12 * 768 * 12 * 4096 * 514
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), -float("inf")])
+def test_a_checkpoint_after_an_evaluation_without_a_number_is_strict_json(figure, tiny_source, tmp_path):
+    config = LongBertConfig.from_pretrained(tiny_source)
+    documents = datasets.Dataset.from_dict({"text": ["war and peace " * 12] * 4, "document": list("abcd")})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_source)
+    rows = make_rows(tokenize(documents, tokenizer), RowSettings(64))
+    plan = TrainingPlan([Phase(2, 64, 2, rows, RowMasker(tokenizer, TokenMasker(tokenizer, 0.15)))], 1, seed=0)
+    args = TrainingArguments(
+        str(tmp_path),
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        metric_for_best_model="figure",
+        load_best_model_at_end=True,
+        report_to="none",
+        use_cpu=True,
+    )
+    model = LongBertForMaskedLM.from_pretrained(tiny_source, config=config)
+    trainer = LongTrainer(model, args, train_dataset=plan, evaluator=lambda model: {"figure": figure})
+    trainer.train()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for step in (1, 2):
+        file = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
+        state = json.loads(file.read_text("utf-8"), parse_constant=refuse)
+        assert None in [line.get("eval_figure", 0) for line in state["log_history"]]
+    again = LongTrainer(model, args, train_dataset=plan, evaluator=lambda model: {"figure": figure})
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert again.state.global_step == 2

@@ -15,9 +15,10 @@ from ..data.features import FRAME
 from ..folders import damage, set_aside, written_aside
 from ..publishing import command_line, push_run, refuse_stranger, write_card
 from ..tables import strict_json
+from ..training.estimates import Estimate
 from ..training.record import Record
 from .results.costs import Cost, together
-from .results.estimates import Estimate, estimate_table
+from .results.estimates import estimate_table
 from .results.metrics import Figures
 from .results.report import Lines, Report, length_histogram
 from .results.verdict import verdict
@@ -36,7 +37,7 @@ class ComparisonArguments(RunArguments):
     resume: str | None = described(None, "auto: keep finished runs and continue the one that was stopped")
     max_loss_ratio: float = described(10.0, "stop if a loss is this many times the mean of the last 100 steps")
     dry_run: bool = described(
-        False, "try two steps and a prediction at the longest texts of each strategy, say what a run costs, exit"
+        False, "try some steps and predictions of each strategy, say what all runs would cost, exit"
     )
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,26 @@ from transformers import TrainingArguments, set_seed
 from ..arguments import described
 from ..data.batches import Collator, Phase, TrainingPlan
 from ..source import Source
+from ..training.estimates import (
+    Estimate,
+    Part,
+    Spread,
+    checkpoint_seconds,
+    forget,
+    happenings,
+    on_trial,
+    rate_of,
+    try_steps,
+)
 from ..training.freezing import select_parameters
-from ..training.memory import checkpoint_activations, peak_memory, reset_peak_memory
+from ..training.memory import checkpoint_activations, memory_of, peak_memory, reset_peak_memory
 from ..training.record import Record
 from ..training.resuming import EarlyStopping, find_checkpoint
 from ..training.sharding import refuse_division
 from ..training.trainer import LongTrainer
 from .comparison import ComparisonArguments, Run, choosing_the_best, compare, refuse_names
 from .examples.splits import Split, fingerprints
-from .results.costs import Cost, RunMeter, memory_of
-from .results.estimates import Estimate, StepTimer, evaluations_of
+from .results.costs import Cost, RunMeter
 from .results.report import Lines, Report, score
 from .strategies import STRATEGIES, Reader
 from .tasks.task import Task
@@ -178,34 +189,53 @@ class Finetuning:
         return sum(sum(collator.batch([row], ())["text_lengths"]) for row in rows)
 
     def _estimate(self, reader: Reader, split: Split, seed: int) -> Estimate:
-        """Two steps, and two batches of the test, at the longest."""
+        """Steps and predictions of all lengths, and two steps at the longest, for their memory."""
         set_seed(seed)
         task, args = self.task, self.args
         reset_peak_memory(args.device)
         rows = task.rows(split.train, reader, train=True)
         plan = _plan(rows, task.collator(reader), args, reader.at_once, seed)
+        rows_a_step = args.per_device_train_batch_size * plan.batches_per_step
+        model = self._model(reader)
         with tempfile.TemporaryDirectory() as folder:
-            trial = _trial(plan, _longest(rows, args.per_device_train_batch_size * plan.batches_per_step))
-            settings = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
-            trial_args = _run_arguments(args, trial, seed, Path(folder), self.best)
-            trial_args = dataclasses.replace(trial_args, load_best_model_at_end=False, **settings)
-            trainer = self._trainer(self._model(reader), trial, split, reader, trial_args)
-            timer = StepTimer.on(trainer)
-            trainer.train()
-        some = _longest(split.test, 2 * task.batch_size)
-        start = time.perf_counter()
-        task.predict(trainer.model, some, reader)
-        seconds = time.perf_counter() - start
-        rows_trained = plan.steps * args.per_device_train_batch_size * plan.batches_per_step
-        evaluations = evaluations_of(_run_arguments(args, plan, seed, Path(args.output_dir), self.best), plan.steps)
+            settings = on_trial(_run_arguments(args, plan, seed, Path(folder), self.best), folder)
+            of_longest = _trial(plan, _longest(rows, rows_a_step))
+            trainer = self._trainer(model, of_longest, split, reader, dataclasses.replace(settings, max_steps=2))
+            try_steps(trainer)
+            forget(trainer)
+            spread = Spread(plan.phases, plan.batches_per_step, plan.seed)
+            trainer = self._trainer(model, spread, split, reader, settings)
+            timed, often = try_steps(trainer), happenings(trainer, plan.steps)
+            saving = checkpoint_seconds(trainer) if often["save"] else 0.0
+        tokens_a_step = self._tokens(split.train, reader, train=True) / len(rows) * rows_a_step / args.world_size
+        rate = self._prediction_rate(trainer.model, split.test, reader)
         return Estimate(
-            training_rate=timer.rate(),
-            training_tokens=self._tokens(split.train, reader, train=True) / len(rows) * rows_trained / args.world_size,
-            prediction_rate=self._tokens(some, reader) / seconds,
-            evaluation_tokens=evaluations * self._tokens(split.validation, reader),
-            test_tokens=self._tokens(split.test, reader),
+            parts={
+                "training": Part(plan.steps, tokens_a_step / timed.tokens_a_second),
+                "evaluations": Part(often["evaluate"], self._tokens(split.validation, reader) / rate),
+                "checkpoints": Part(often["save"], saving),
+                "test": Part(1, self._tokens(split.test, reader) / rate),
+            },
             peak_memory=peak_memory(args.device),
             memory_of=memory_of(args.device),
+            training_rate=timed.tokens_a_second,
+            prediction_rate=rate,
+        )
+
+    def _prediction_rate(self, model: nn.Module, examples: datasets.Dataset, reader: Reader) -> float:
+        """Tokens a second, in batches of like length as they are predicted."""
+        lengths = examples["length"][:]
+        order = sorted(range(len(examples)), key=lambda number: -lengths[number])
+        size = self.task.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+        def of(some: Sequence[list[int]]) -> datasets.Dataset:
+            return examples.select([number for batch in some for number in batch])
+
+        return rate_of(
+            batches,
+            lambda some: self._tokens(of(some), reader),
+            lambda some: self.task.predict(model, of(some), reader),
         )
 
 

@@ -61,6 +61,11 @@ def reset_peak_memory(device: torch.device) -> bool:
     return True
 
 
+def memory_of(device: torch.device) -> str:
+    """Whose memory `peak_memory` says: a device's name, or `process`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "process"
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has held on the device, or in all on a CPU, since `reset_peak_memory`."""
     if device.type == "cuda":

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -17,10 +18,24 @@ from ..data.masking import RowMasker, TokenMasker, unspaced_share
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..data.words import Segmenter
 from ..folders import damage
-from ..proof import Prover
+from ..proof import MaskedDocument, Prover, cutter, score
 from ..source import PretrainingModel, Source
-from .memory import peak_memory
+from ..tables import table
+from .estimates import (
+    Estimate,
+    Part,
+    Spread,
+    checkpoint_seconds,
+    forget,
+    happenings,
+    on_trial,
+    rate_of,
+    try_steps,
+)
+from .freezing import select_parameters
+from .memory import checkpoint_activations, memory_of, peak_memory
 from .resuming import find_checkpoint
+from .sequence_parallel import share_sequences
 from .trainer import LongTrainer
 
 
@@ -110,34 +125,60 @@ def train_natively(
 
     Kept in `output_dir/native`, where a resumed run finds it.
     """
-    length = source.native.max_position_embeddings
     folder = Path(args.output_dir, "native")
     if damage(folder / "model") is not None:
-        native_run = dataclasses.replace(
-            run_args,
-            max_seq_length=length,
-            length_schedule=run_args.native_length_schedule,
-            position_sampling="none",
-            train_only=["all"],
-        )
-        native_args = dataclasses.replace(
-            args,
-            output_dir=str(folder),
-            max_steps=run_args.native_steps,
-            per_device_train_batch_size=args.per_device_train_batch_size * max(1, run_args.max_seq_length // length),
-            eval_strategy="no",
-            load_best_model_at_end=False,
-            push_to_hub=False,
-        )
-        native = dataclasses.replace(source, config=source.native)
-        plan = make_plan(tokens, native, data_args, native_run, native_args)
-        model = source.load(source.native, run_args.objective)
+        model, plan, native_run, native_args = _native_run(source, tokens, data_args, run_args, args)
         trainer = make_trainer(model, plan, source, native_run, native_args, prover)
         trainer.train_or_stop(
             find_checkpoint(str(folder), run_args.resume and "auto", may_rename=args.process_index == 0)
         )
         trainer.save_whole(folder / "model")
     return dataclasses.replace(source, path=str(folder / "model"))
+
+
+def _native_run(
+    source: Source,
+    tokens: Documents,
+    data_args: DataArguments,
+    run_args: PretrainingArguments,
+    args: TrainingArguments,
+) -> tuple[PretrainingModel, TrainingPlan | StreamedPlan, PretrainingArguments, TrainingArguments]:
+    """The model, plan and settings of the training at the source's own length."""
+    length = source.native.max_position_embeddings
+    native_run = dataclasses.replace(
+        run_args,
+        max_seq_length=length,
+        length_schedule=run_args.native_length_schedule,
+        position_sampling="none",
+        train_only=["all"],
+    )
+    native_args = dataclasses.replace(
+        args,
+        output_dir=str(Path(args.output_dir, "native")),
+        max_steps=run_args.native_steps,
+        per_device_train_batch_size=args.per_device_train_batch_size * max(1, run_args.max_seq_length // length),
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        push_to_hub=False,
+    )
+    plan = make_plan(tokens, dataclasses.replace(source, config=source.native), data_args, native_run, native_args)
+    return source.load(source.native, run_args.objective), plan, native_run, native_args
+
+
+def prepare(
+    source: Source,
+    tokens: Documents,
+    data_args: DataArguments,
+    run_args: PretrainingArguments,
+    args: TrainingArguments,
+) -> tuple[PretrainingModel, TrainingPlan | StreamedPlan]:
+    """The model, ready to be trained, and the plan of its training."""
+    model = source.load(source.config, run_args.objective)
+    print(select_parameters(model, run_args.train_only))
+    share_sequences(model, run_args.sequence_parallel_size)
+    if run_args.max_seq_length >= run_args.checkpoint_from:
+        print(checkpoint_activations(model, run_args.max_seq_length))
+    return model, make_plan(tokens, source, data_args, run_args, args)
 
 
 def make_trainer(
@@ -162,35 +203,99 @@ def make_trainer(
 
 
 def dry_run(
-    model: PretrainingModel,
-    plan: TrainingPlan | StreamedPlan,
     source: Source,
+    tokens: Documents,
+    data_args: DataArguments,
     run_args: PretrainingArguments,
     args: TrainingArguments,
     prover: Prover,
 ) -> str:
-    """Two steps at the longest length, the first to warm up, and one evaluation: what would the run cost?"""
-    longest = max(plan.phases, key=lambda phase: phase.max_seq_length)
-    trial = type(plan)([dataclasses.replace(longest, steps=2)], plan.batches_per_step, plan.seed)
+    """Try what the run would do, and say what that would cost; nothing is left of it."""
     with tempfile.TemporaryDirectory() as folder:
-        trial_args = dataclasses.replace(
-            args, output_dir=folder, save_strategy="no", eval_strategy="no", report_to="none", logging_steps=1
+        args = on_trial(args, folder)
+        parts: dict[str, Part] = {}
+        if run_args.native_steps:
+            model, plan, native_run, native_args = _native_run(source, tokens, data_args, run_args, args)
+            trial = _Trial(model, plan, source, native_run, native_args, prover)
+            parts |= {f"native {name}": part for name, part in trial.training().items()}
+            del model, trial
+        model, plan = prepare(source, tokens, data_args, run_args, args)
+        trial = _Trial(model, plan, source, run_args, args, prover)
+        parts |= trial.training()
+        whole, chunks = trial.reading(None), trial.reading(prover.proof.source_length)
+        estimate = Estimate(
+            parts={
+                **parts,
+                "evaluations": Part(trial.often["evaluate"], whole),
+                "readings of whole texts for the proof": Part(2, whole),
+                "readings of chunks for the proof": Part(2 if source.path else 1, chunks),
+            },
+            peak_memory=peak_memory(args.device),
+            memory_of=memory_of(args.device),
+            training_rate=trial.rate,
+            prediction_rate=sum(len(text.input_ids) for text in prover.texts) / whole,
         )
-        trainer = make_trainer(model, trial, source, run_args, trial_args, prover)
-        trainer.train()
-    rate = trainer.state.log_history[1]["tokens_per_second"]
-    real_rate = trainer.state.log_history[1]["real_tokens_per_second"]
-    tokens = (
-        sum(phase.steps * phase.batch_size * phase.max_seq_length for phase in plan.phases) * plan.batches_per_step
-    )
-    start = time.perf_counter()
-    prover.metrics(trainer.model)
-    evaluation = time.perf_counter() - start
+    rows = {
+        name: [f"{part.times:,}", f"{part.seconds_each:,.3g}", f"{part.seconds / 3600:,.4f}"]
+        for name, part in estimate.parts.items()
+        if part.times
+    }
     return (
-        f"dry run: {plan.steps:,} steps of {plan.phases[0].batch_size * plan.phases[0].max_seq_length:,} x "
-        f"{plan.batches_per_step} tokens\n"
-        f"memory at its peak: {peak_memory(args.device) / 1e9:.2f} GB in this process\n"
-        f"{rate:,} tokens a second, {real_rate:,} of them real, at {longest.max_seq_length:,} tokens a row\n"
-        f"one evaluation: {evaluation:,.1f} s\n"
-        f"expected wall time: {tokens / rate / 3600:,.2f} h of steps, evaluations and proof not counted"
+        f"dry run, nothing is written: {plan.steps:,} steps of "
+        f"{plan.phases[0].batch_size * plan.phases[0].max_seq_length:,} x {plan.batches_per_step} tokens\n\n"
+        f"{table(('times', 's each', 'h'), rows)}\n\n"
+        f"memory at its peak: {estimate.peak_memory / 1e9:.2f} GB ({estimate.memory_of})\n"
+        f"tokens a second in each process, without padding: {estimate.training_rate:,.0f} in training at "
+        f"{run_args.max_seq_length:,} tokens a row, {estimate.prediction_rate:,.0f} in evaluations\n"
+        f"expected in all: {estimate.seconds / 3600:.4f} h after the start"
     )
+
+
+class _Trial:
+    """Some steps of each phase of a plan, and what they say of the whole.
+
+    Attributes:
+        often: how often the run would evaluate and save.
+        rate: tokens a second in the steps of the longest rows.
+    """
+
+    def __init__(
+        self,
+        model: PretrainingModel,
+        plan: TrainingPlan | StreamedPlan,
+        source: Source,
+        run_args: PretrainingArguments,
+        args: TrainingArguments,
+        prover: Prover,
+    ):
+        self.model, self.plan, self.prover = model, plan, prover
+        self.make = partial(make_trainer, model, source=source, run_args=run_args, args=args, prover=prover)
+        self.often = happenings(self.make(plan), plan.steps)
+        self.rate = 0.0
+
+    def training(self) -> dict[str, Part]:
+        """The steps of every phase, and the checkpoints."""
+        parts = {}
+        plan_class = Spread if isinstance(self.plan, TrainingPlan) else StreamedPlan
+        for phase in self.plan.phases:
+            trainer = self.make(plan_class([phase], self.plan.batches_per_step, self.plan.seed))
+            timed = try_steps(trainer)
+            if phase.max_seq_length == max(each.max_seq_length for each in self.plan.phases):
+                self.rate = timed.tokens_a_second
+            parts[f"steps of {phase.max_seq_length:,} tokens a row"] = Part(phase.steps, timed.seconds_a_step)
+            if phase is self.plan.phases[-1]:
+                saving = checkpoint_seconds(trainer) if self.often["save"] else 0.0
+            forget(trainer)
+        return {**parts, "checkpoints": Part(self.often["save"], saving)}
+
+    def reading(self, chunk_length: int | None) -> float:
+        """Seconds in which the model reads the proof's texts, whole or in chunks."""
+        texts = sorted(self.prover.texts, key=lambda text: -len(text.input_ids))
+        tokenizer = self.prover.tokenizer
+
+        def tokens(some: Sequence[MaskedDocument]) -> int:
+            return sum(len(text.input_ids) for text in some)
+
+        return tokens(texts) / rate_of(
+            texts, tokens, lambda some: score(self.model, list(some), cutter(tokenizer, chunk_length), tokenizer)
+        )

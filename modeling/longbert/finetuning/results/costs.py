@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ...training.memory import peak_memory, reset_peak_memory
+from ...training.memory import memory_of, peak_memory, reset_peak_memory
 from ...training.safety import SafeTrainer
 
 
@@ -113,11 +113,6 @@ class RunMeter:
             peak_memory=peak_memory(self.device),
             memory_of=memory_of(self.device) + (" since it began" if self.shared else ""),
         )
-
-
-def memory_of(device: torch.device) -> str:
-    """Whose memory `peak_memory` says."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "process"
 
 
 TITLES = (

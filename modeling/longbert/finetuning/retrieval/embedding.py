@@ -3,12 +3,13 @@
 The table has a row for each way: it reads the same documents in its own way and ranks them for the same queries.
 """
 
+import collections
 import dataclasses
 import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,23 @@ from ...arguments import ModelArguments, described
 from ...data.features import FRAME
 from ...data.fingerprints import Fingerprint, of_rows
 from ...source import Source
+from ...training.estimates import (
+    Estimate,
+    Part,
+    checkpoint_seconds,
+    forget,
+    happenings,
+    on_trial,
+    rate_of,
+    try_steps,
+)
 from ...training.freezing import freeze_pooler, select_parameters
-from ...training.memory import checkpoint_activations, peak_memory, reset_peak_memory
+from ...training.memory import checkpoint_activations, memory_of, peak_memory, reset_peak_memory
 from ...training.record import Record
 from ...training.resuming import EarlyStopping, find_checkpoint
 from ...training.sharding import division
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
-from ..results.costs import Cost, RunMeter, memory_of
-from ..results.estimates import Estimate, StepTimer, evaluations_of
+from ..results.costs import Cost, RunMeter
 from ..results.metrics import Figures, RetrievalMetric
 from ..results.report import Lines, Report, decided_within
 from ..strategies import Reader, Strategy
@@ -238,63 +248,69 @@ class Comparison:
         )
 
     def _estimate(self, row: Row) -> Estimate:
-        """Two steps, where a row trains an encoder of its own, and a reading, of the longest documents."""
+        """Steps, where a row trains an encoder of its own, and readings, of documents of all lengths; and two steps of
+        the longest, for their memory."""
         set_seed(self.args.seed)
         args, way = self.args, WAYS[row.strategy]
         reset_peak_memory(args.device)
         encoder = self._untrained(row)
-        rate, tokens, evaluations = None, 0.0, 0
+        parts = dict.fromkeys(("training", "evaluations", "checkpoints", "test"), Part(0, 0.0))
+        training_rate, often = None, collections.Counter[str]()
         if row.trains:
-            rate = self._training_rate(encoder, row)
-            tokens, evaluations = self._training_tokens(encoder)
-        some = self._longest_documents(2 * args.per_device_eval_batch_size)
-        start = time.perf_counter()
-        tried = read(encoder, some, way, args.per_device_eval_batch_size).tokens
-        seconds = time.perf_counter() - start
+            with tempfile.TemporaryDirectory() as folder:
+                settings = on_trial(self._arguments(encoder, row, Path(folder)), folder)
+                longest = _different(self.pairs, 2 * args.train_batch_size)
+                trainer = self._trainer(encoder, row, dataclasses.replace(settings, max_steps=2), longest)
+                try_steps(trainer)
+                forget(trainer)
+                trainer = self._trainer(encoder, row, settings)
+                steps, steps_an_epoch = self._steps()
+                timed, often = try_steps(trainer), happenings(trainer, steps, steps_an_epoch)
+                saving = checkpoint_seconds(trainer) if often["save"] else 0.0
+            training_rate = timed.tokens_a_second
+            parts["training"] = Part(steps, self._tokens_a_step(encoder) / training_rate)
+            parts["checkpoints"] = Part(often["save"], saving)
+        rate = self._reading_rate(encoder, way)
+        if self.validation is not None:
+            parts["evaluations"] = Part(often["evaluate"], _tokens(self.validation, encoder, way) / rate)
+        parts["test"] = Part(1, _tokens(self.test, encoder, way) / rate)
         return Estimate(
-            training_rate=rate,
-            training_tokens=tokens,
-            prediction_rate=tried / seconds,
-            evaluation_tokens=evaluations * (_tokens(self.validation, encoder, way) if self.validation else 0),
-            test_tokens=_tokens(self.test, encoder, way),
+            parts=parts,
             peak_memory=peak_memory(args.device),
             memory_of=memory_of(args.device),
+            training_rate=training_rate,
+            prediction_rate=rate,
         )
 
-    def _training_rate(self, encoder: SentenceTransformer, row: Row) -> float:
-        """Tokens a second of a step of the longest documents."""
-        with tempfile.TemporaryDirectory() as folder:
-            args = dataclasses.replace(
-                self._arguments(encoder, row, Path(folder)),
-                max_steps=2,
-                save_strategy="no",
-                eval_strategy="no",
-                load_best_model_at_end=False,
-                report_to="none",
-                push_to_hub=False,
-            )
-            trainer = self._trainer(encoder, row, args, _different(self.pairs, 2 * args.train_batch_size))
-            timer = StepTimer.on(trainer)
-            trainer.train()
-        return timer.rate()
-
-    def _training_tokens(self, encoder: SentenceTransformer) -> tuple[float, int]:
-        """Tokens that one process reads in all steps, and how many evaluations there are."""
+    def _steps(self) -> tuple[int, int]:
+        """Of the run, and of an epoch."""
         args = self.args
-        pairs_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        steps = math.ceil(args.num_train_epochs * len(self.pairs) / pairs_a_step)
-        steps = args.max_steps if args.max_steps > 0 else steps
+        an_epoch = math.ceil(len(self.pairs) / self._pairs_a_step())
+        return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * an_epoch), an_epoch
+
+    def _pairs_a_step(self) -> int:
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _tokens_a_step(self, encoder: SentenceTransformer) -> float:
+        """That one process reads, on average."""
         queries = encoder.tokenizer(self.pairs["query"][:], verbose=False)["input_ids"]
         lengths = itertools.chain(self.pairs["length"], map(len, queries))
         read_of = (min(length, encoder.max_seq_length) for length in lengths)
-        tokens = sum(read_of) / len(self.pairs) * steps * pairs_a_step / args.world_size
-        by_epoch = math.floor(args.num_train_epochs) if args.eval_strategy == "epoch" else None
-        return tokens, evaluations_of(args, steps) if by_epoch is None else by_epoch
+        return sum(read_of) / len(self.pairs) * self._pairs_a_step() / self.args.world_size
 
-    def _longest_documents(self, number: int) -> Retrieval:
-        """The longest of the test, and as many queries."""
-        documents = sorted(self.test.documents.items(), key=lambda item: -len(item[1].ids))
-        return Retrieval(dict(documents[:number]), self.test.queries[:number], self.test.groups)
+    def _reading_rate(self, encoder: SentenceTransformer, way: Strategy) -> float:
+        """Tokens a second, in batches of documents of like length."""
+        size = self.args.per_device_eval_batch_size
+        names = sorted(self.test.documents, key=lambda name: -len(self.test.documents[name].ids))
+        batches = [names[start : start + size] for start in range(0, len(names), size)]
+
+        def of(some: Sequence[list[str]]) -> Retrieval:
+            documents = {name: self.test.documents[name] for batch in some for name in batch}
+            return Retrieval(documents, self.test.queries[:1], self.test.groups)
+
+        return rate_of(
+            batches, lambda some: _tokens(of(some), encoder, way), lambda some: read(encoder, of(some), way, size)
+        )
 
     def _arguments(self, encoder: SentenceTransformer, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
         """One run's settings."""
