@@ -1,6 +1,5 @@
 """The one way into every script and command: what a user can mend is one line on stderr and exit status 2."""
 
-import json
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from .disclosure import redact_stderr, redacted
 from .errors import is_of_lost_peer, mendable
+from .tables import strict_json
 
 
 MENDABLE_EXIT_STATUS = 2
@@ -65,7 +65,7 @@ def _speaks(line: str) -> bool:
         return True
     told = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
     try:
-        Path(os.environ[REPORT_VARIABLE]).write_text(json.dumps({"message": told}), "utf-8")
+        Path(os.environ[REPORT_VARIABLE]).write_text(strict_json({"message": told}), "utf-8")
         mark.touch(exist_ok=False)
     except FileExistsError:
         return False
