@@ -206,3 +206,20 @@ def test_a_command_line_is_published_without_places_and_tokens(tmp_path, monkeyp
     assert public_command(argv, SETTINGS) == shlex.join([*shown, "document_separator=^CHAPTER"])
     shipped = [sys.argv[0], "pretrain/own.yaml"]
     assert public_command(shipped, SETTINGS).endswith(" pretrain/own.yaml")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["gradient_accumulation_steps=1", "weight_decay=0.0", "skip_empty=false", "num_train_epochs=3", "bf16=false"],
+)
+@pytest.mark.parametrize("stands_in_settings", [True, False])
+def test_a_setting_that_was_set_back_to_its_default_is_part_of_the_command(word, stands_in_settings):
+    """The config it stands over may say otherwise; a run's settings leave defaults of Trainer's out."""
+    key, _, value = word.partition("=")
+    settings = {key: yaml.safe_load(value)} if stands_in_settings else {}
+    assert public_command([sys.argv[0], "pretrain/own.yaml", word], settings).endswith(f" {word}")
+
+
+@pytest.mark.parametrize("word", ["deepspeed=ds.json", "logging_dir=here", "hub_model_id=ann/x", "data=[mine.txt]"])
+def test_a_place_is_no_part_of_the_command_whether_or_not_it_stands_in_the_settings(word):
+    assert public_command([sys.argv[0], "pretrain/own.yaml", word], {}).endswith(" pretrain/own.yaml")

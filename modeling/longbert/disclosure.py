@@ -151,9 +151,9 @@ def public_command(argv: list[str], settings: dict[str, Any]) -> str:
     words = [place.relative_to(scripts).as_posix() if place.is_relative_to(scripts) else place.name]
     for config in argv[1:2]:
         words.append((public_name(config) if Path(config).exists() else config) or "CONFIG.yaml")
-    public = public_settings(settings)
     for word in argv[2:]:
-        key = word.partition("=")[0]
-        if key in public and public[key] == settings[key]:
+        key, _, told = word.partition("=")
+        value = settings.get(key, told)  # settings leave out what is a default, which the config need not have
+        if value not in (None, "", [], {}) and not _PRIVATE.match(key) and _public(key, value) == value:
             words.append(word)
     return redacted(shlex.join(["accelerate", "launch", *words]))
