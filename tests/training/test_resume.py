@@ -160,7 +160,7 @@ def writes_of(run: Path, file: Path, tmp_path: Path) -> int:
 
 
 # the fast tests take a sample of the moments, the slow ones all
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_while_a_checkpoint_is_written_renamed_or_deleted(stride, killed, settings, unbroken, tmp_path):
     file = settings("first epoch")
     moments = writes_of(killed, file, tmp_path)

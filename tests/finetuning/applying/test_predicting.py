@@ -483,6 +483,7 @@ def test_killed_at_every_write_it_ends_as_never_killed(model, desk, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_two_processes_divide_the_shards(model, desk, tmp_path):
     argv = ("predict", model, desk, "--shard-size", 2)
     log = tmp_path / "log.txt"

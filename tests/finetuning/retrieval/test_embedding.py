@@ -305,6 +305,7 @@ torch.save(encoder.encode(["gold " * 150], convert_to_tensor=True), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_positions_alone_are_trained_and_what_is_saved_is_what_is_loaded(desk, tiny_source, tmp_path):
     run = embed(desk, tiny_source, tmp_path / "run", train=["positions", "none"], position_sampling="offset")
     found, untrained = (
