@@ -101,6 +101,8 @@ ORDER = [
     "finetuning.applying.best",
     "finetuning.applying.archive",
     "finetuning.applying.shards",
+    "finetuning.applying.passages",
+    "finetuning.applying.occlusion",
     "finetuning.applying.explaining",
     "finetuning.applying.page",
     "cli",

@@ -21,15 +21,10 @@ from longbert import (
 )
 from longbert.baking import write_baked
 from longbert.cli import main
-from longbert.finetuning.applying.explaining import (
-    Explanation,
-    cut_passages,
-    explain,
-    log_odds,
-    strongest,
-    token_spans,
-)
+from longbert.finetuning.applying.explaining import Explanation, explain, strongest
+from longbert.finetuning.applying.occlusion import log_odds
 from longbert.finetuning.applying.page import probability, render, signed
+from longbert.finetuning.applying.passages import cut_passages, token_spans
 from longbert.source import load_whole
 
 
