@@ -9,7 +9,7 @@ import time
 import datasets
 import pytest
 import torch
-from conftest import real
+from conftest import first_then_slow, real
 from processes import train, within_a_fifth, write_settings
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
@@ -65,7 +65,7 @@ class Counter(TrainerCallback):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("steps", [1, 7, 10])
+@pytest.mark.parametrize("steps", first_then_slow([7, 1, 10], 1))
 def test_what_is_counted_is_what_happens(settings, steps, trainer):
     counted = happenings(trainer(TrainingPlan, steps, **settings), steps)
     real_one, counter = trainer(TrainingPlan, steps, **settings), Counter()
