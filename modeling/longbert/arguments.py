@@ -21,7 +21,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
-from .disclosure import hand_on_token, redacted, refuse_secrets
+from .disclosure import HIDDEN, hand_on_token, is_secret, redacted, refuse_secrets
 from .errors import USER_ERRORS
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
@@ -353,7 +353,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             close = difflib.get_close_matches(str(key), kinds, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(kinds))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
-    values = {key: fit(key, value, kinds[key]) for key, value in settings.items() if value is not None}
+    values = {key: _fit(key, value, kinds[key]) for key, value in settings.items() if value is not None}
     refuse_secrets(values)
     refuse_precision(values)
     refuse_impossible(values)
@@ -363,6 +363,15 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         refuse_reports(args.report_to)
         refuse_schedule(args)
     return made
+
+
+def _fit(key: str, value: Any, kind: Any) -> Any:
+    try:
+        return fit(key, value, kind)
+    except ValueError:
+        if not is_secret(key):
+            raise
+    return fit(key, [HIDDEN], kind)  # says what may be, and not what was given
 
 
 def _make(type_: type, values: dict[str, Any]) -> Any:
@@ -502,8 +511,9 @@ def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -
         ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
             value = plain(getattr(instance, spec.name))
-            secret = spec.name.endswith("_token")
-            writable = spec.init and not secret and isinstance(value, str | int | float | bool | list | dict)
+            writable = (
+                spec.init and not is_secret(spec.name) and isinstance(value, str | int | float | bool | list | dict)
+            )
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)

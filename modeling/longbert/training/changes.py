@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arguments import plain
 from ..data.fingerprints import difference
+from ..disclosure import is_secret
 
 
 # settings that change no weight and no figure
@@ -69,7 +70,7 @@ def settings_of(*instances: Any) -> dict[str, Any]:
     found = {}
     for instance in instances:
         for spec in dataclasses.fields(instance):
-            if spec.init and not spec.name.endswith("_token"):
+            if spec.init and not is_secret(spec.name):
                 found[spec.name] = json.loads(json.dumps(plain(getattr(instance, spec.name)), default=str))
     return found
 
