@@ -11,20 +11,9 @@ from ..disclosure import is_secret
 
 
 # settings that change no weight and no figure
-WHERE = {  # things lie; what is read there has a fingerprint
-    "data",
-    "delimiter",
-    "encoding",
-    "model",
-    "output_dir",
-    "test_file",
-    "test_folder",
-    "text_column",
-    "tokenizer",
-    "train_file",
-    "validation_file",
-    "validation_folder",
-}
+READ = {"data", "test_file", "test_folder", "train_file", "validation_file", "validation_folder"}
+# things lie; what is read there has a fingerprint
+WHERE = READ | {"delimiter", "encoding", "model", "output_dir", "text_column", "tokenizer"}
 SAID = {  # of a run, and kept of it
     "debug",
     "disable_tqdm",
