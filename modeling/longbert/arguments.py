@@ -265,6 +265,8 @@ def parse_schedule(name: str, schedule: Schedule, longest: int) -> list[tuple[fl
         raise ValueError(f"{name} must be [[share, row length], ...], got {schedule}") from error
     if not abs(sum(share for share, _ in phases) - 1) <= 1e-6 or any(share <= 0 for share, _ in phases):
         raise ValueError(f"the shares of {name} must be positive and sum to 1, got {schedule}")
+    if any(float(length) != int(length) for _, length in pairs):
+        raise ValueError(f"rows of {name} have whole numbers of tokens, got {schedule}")
     if any(not 4 <= length <= longest for _, length in phases):
         raise ValueError(f"rows of {name} must have 4 to {longest} tokens, got {schedule}")
     return phases
@@ -362,6 +364,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         hand_on_token(args)
         refuse_reports(args.report_to)
         refuse_schedule(args)
+        refuse_optimizer(args)
     return made
 
 
@@ -381,6 +384,9 @@ def _make(type_: type, values: dict[str, Any]) -> Any:
         return type_(**own)
     try:
         return type_(**own)
+    except json.JSONDecodeError as error:
+        files = [f"{key}={value}" for key, value in own.items() if isinstance(value, str) and Path(value).is_file()]
+        raise ValueError(f"{' or '.join(files)} is not JSON: {error}") from error
     except USER_ERRORS:
         raise
     except Exception as error:  # another library's, which promises no kind of error for a value that it does not like
@@ -413,6 +419,18 @@ def refuse_schedule(args: TrainingArguments) -> None:
         raise ValueError(
             f"lr_scheduler_type={name} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}"
         ) from error
+
+
+def refuse_optimizer(args: TrainingArguments) -> None:
+    """Raise `ValueError` for an optimizer whose package is not installed, or whose `optim_args` cannot be read, which
+    Trainer would notice when all data is read."""
+    from transformers import Trainer  # takes a second, and only training needs it
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+    except Exception as error:  # whatever it raises for what it is given
+        name = getattr(args.optim, "value", args.optim)
+        raise ValueError(f"optim={name} with optim_args={args.optim_args}: {error}") from error
 
 
 ANY_NUMBER = 2**31 - 1  # more than there are of anything that is counted here
