@@ -541,6 +541,21 @@ def test_ctrl_c_and_a_closed_terminal_stop_as_sigterm_does(number, tiny_source, 
     assert result(file) == result(unbroken)
 
 
+class HangUpUnderNohup:
+    """nohup has the run ignore SIGHUP, which comes when the terminal is closed."""
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        SignalAtStep(signal.SIGHUP, step=8)()
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_does_not_stop_a_run_under_nohup(tiny_source, tmp_path):
+    status, printed = train(write_settings(tmp_path, tiny_source), before=HangUpUnderNohup())
+    assert status == 0, printed
+    assert "stopped by" not in printed
+
+
 class SignalInEvaluation:
     """The n-th evaluation gets a signal."""
 
