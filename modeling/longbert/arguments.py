@@ -1,6 +1,5 @@
 """The settings of a run: dataclasses whose fields are the keys of YAML files and of `key=value` overrides."""
 
-import codecs
 import dataclasses
 import difflib
 import json
@@ -112,8 +111,8 @@ class FileArguments:
     def __post_init__(self) -> None:
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
-            except LookupError:
+                "a".encode(self.encoding)
+            except (LookupError, UnicodeError):  # also for those of bytes, such as hex, which are none of texts
                 raise ValueError(f"encoding must be a name that Python knows, got {self.encoding!r}") from None
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
@@ -365,6 +364,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         refuse_reports(args.report_to)
         refuse_schedule(args)
         refuse_optimizer(args)
+        refuse_compiler(args)
     return made
 
 
@@ -433,6 +433,16 @@ def refuse_optimizer(args: TrainingArguments) -> None:
         raise ValueError(f"optim={name} with optim_args={args.optim_args}: {error}") from error
 
 
+def refuse_compiler(args: TrainingArguments) -> None:
+    """Raise `ValueError` for a backend or mode that torch.compile does not have; nothing is compiled here."""
+    if args.torch_compile:
+        backend, mode = str(args.torch_compile_backend), args.torch_compile_mode
+        try:
+            torch.compile(torch.nn.Identity(), backend=backend, mode=mode)
+        except Exception as error:  # RuntimeError, or one of torch's compiler
+            raise ValueError(f"torch_compile_backend={backend} with torch_compile_mode={mode}: {error}") from error
+
+
 ANY_NUMBER = 2**31 - 1  # more than there are of anything that is counted here
 # of settings whose other values fail only where they are used, or never end
 RANGES: dict[str, tuple[float, float]] = {
@@ -479,6 +489,11 @@ def refuse_impossible(settings: dict[str, Any]) -> None:
     steps = settings.get("max_steps")
     if steps is not None and not (1 <= steps <= ANY_NUMBER or steps == -1):
         raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {steps}")
+    if settings.get("streaming"):
+        if settings.get("dataloader_num_workers"):
+            raise ValueError("a stream is read in the main process: leave dataloader_num_workers out, or streaming")
+        if (steps or -1) < 0:
+            raise ValueError("streaming needs max_steps, because the length of an epoch is not known")
     for key, value in settings.items():
         if value == [] and key in ("strategies", "train", "train_only"):
             raise ValueError(f"{key} must name one at least, got []")
