@@ -115,6 +115,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
         ("torch_compile_backend=x", "torch_compile_backend=x with torch_compile_mode=None: "),
         ("encoding=hex", "encoding must be a name that Python knows, got 'hex'"),
         ("encoding=undefined", "encoding must be a name that Python knows, got 'undefined'"),
+        ("neftune_noise_alpha=-1", "neftune_noise_alpha must be at least 0, got -1"),
         ("position_type=rotary", "position_type must be one of"),
         ("data=[nowhere/*.txt]", "there is no file at nowhere"),
         ("max_steps", "overrides are key=value"),
