@@ -80,6 +80,7 @@ def test_a_secret_is_hidden_by_its_form_or_by_the_name_before_it(text):
         "pad_token=[PAD] pad_token_id: 0, global_tokens=1",
         "see https://huggingface.co/docs and write to ann@example.org",
         "model: bert-base-uncased\nmax_position_embeddings: 4096\n",
+        "/data//ann@work/a.txt and ~//b@c",
         "unknown setting 'hub_token ': did you mean hub_token?",
         "https://host/x?page=2&tokens=5, the key: value of a secretary, basic words",
     ],

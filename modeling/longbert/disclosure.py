@@ -32,10 +32,10 @@ _NAME = (
     r"(?:(?:hub|hf|auth|access|api|bearer|session)_?-?token|(?:api|secret|access)_?-?key|secret|password|passwd"
     r"|passphrase)"
 )
-_VALUE = r"""("[^"]*"?|'[^']*'?|[^\s,;}\]&'"]+)"""
+_VALUE = r"""("[^"\n]*"?|'[^'\n]*'?|[^\s,;}\]&'"]+)"""
 # each with what stands before the secret, which stays
 _SECRETS = [
-    re.compile(r"((?://|%2F%2F))[^/\s'\"]+(?=@|%40)", re.IGNORECASE),  # in an address, as it is or encoded
+    re.compile(r"((?<![\w./~-])//|%2F%2F)[^/\s'\"]+(?=@|%40)", re.IGNORECASE),  # in an address, as it is or encoded
     re.compile(r"([?&][\w-]*(?:token|key|sig|signature|secret|password|credential)=)[^&\s'\"]+", re.IGNORECASE),
     re.compile(r"()(?:hf|api_org)_[A-Za-z0-9]{30,}"),  # wherever in a word: file names and encoded addresses have them
     re.compile(r"()(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,})"),
