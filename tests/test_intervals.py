@@ -101,6 +101,30 @@ def test_of_a_correlation_it_is_fishers():
     assert ours == pytest.approx((theirs.low, theirs.high), abs=2e-3)
 
 
+# what gives no interval: without one of these examples a correlation does not exist
+NONE = {
+    "one example": ([0.2], [0.9], [1.0]),
+    "two examples": ([0.0, 1.0], [1.0, 0.0], [0.0, 1.0]),
+    "truth that one example alone varies": ([0.1, 0.2, 0.1, 0.9], [0.3, 0.1, 0.2, 0.2], [0.0, 0.0, 0.0, 1.0]),
+    "one prediction that differs": ([0.5, 0.5, 0.5, 0.6], [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 2.0, 3.0]),
+    "the same of all": ([0.5] * 4, [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_where_there_is_no_interval_none_is_said(name):
+    """One without width would leave out 0."""
+    found, other, truth = NONE[name]
+    assert all(map(math.isnan, interval_of(RegressionMetric(), found, truth)))
+    assert all(map(math.isnan, interval_of_difference(RegressionMetric(), found, other, truth)))
+    assert all(map(math.isnan, interval_of_difference(RegressionMetric(), other, found, truth)))
+
+
+def test_a_single_document_has_no_interval_of_its_mean():
+    one = shares([0.3])
+    assert all(map(math.isnan, [*plain_interval(one), *difference_interval(one, shares([0.1]), plain_interval)]))
+
+
 # properties of every metric
 
 

@@ -21,6 +21,7 @@ from longbert.disclosure import (
     redacted,
     refuse_secrets,
 )
+from longbert.entry import start
 from longbert.folders import scripts_folder
 
 
@@ -48,6 +49,22 @@ SHOWN = {
     "WANDB_API_KEY=0123456789abcdef next": f"WANDB_API_KEY={HIDDEN} next",
     f"https://ann:{PASSWORD}@host/x?y=1": f"https://{HIDDEN}@host/x?y=1",
     f"for url 'http://{PASSWORD}@127.0.0.1:80/api'": f"for url 'http://{HIDDEN}@127.0.0.1:80/api'",
+    f"https://ann:p@{PASSWORD}@host/x": f"https://{HIDDEN}@host/x",
+    f"//ann:{PASSWORD}@host/x": f"//{HIDDEN}@host/x",
+    f"https%3A%2F%2Fann%3A{PASSWORD}%40host%2Fx": f"https%3A%2F%2F{HIDDEN}%40host%2Fx",
+    f"https://host/x?token={PASSWORD}&b=1": f"https://host/x?token={HIDDEN}&b=1",
+    f"https://host/x?a=1&X-Amz-Signature={PASSWORD}": f"https://host/x?a=1&X-Amz-Signature={HIDDEN}",
+    f"my_{TOKEN}_documents.txt": f"my_{HIDDEN}_documents.txt",
+    f"x%2F{TOKEN}%2Fy": f"x%2F{HIDDEN}%2Fy",
+    f"git+ssh://host/x ghp_{'a1B2' * 9}": f"git+ssh://host/x {HIDDEN}",
+    f"Authorization: Basic {PASSWORD}": f"Authorization: Basic {HIDDEN}",
+    f"{{'authorization': 'Bearer {PASSWORD}'}}": f"{{'authorization': 'Bearer {HIDDEN}'}}",
+    f"GITHUB_TOKEN={PASSWORD} a": f"GITHUB_TOKEN={HIDDEN} a",
+    f"AWS_SECRET_ACCESS_KEY='{PASSWORD}' a": f"AWS_SECRET_ACCESS_KEY={HIDDEN} a",
+    f"f(x, token='{PASSWORD}')": f"f(x, token={HIDDEN})",
+    f"client_secret: {PASSWORD}": f"client_secret: {HIDDEN}",
+    f"hub_token: ['{PASSWORD}']": f"hub_token: {HIDDEN}]",
+    f"hub_token='not closed {PASSWORD}": f"hub_token={HIDDEN}",
 }
 
 
@@ -63,6 +80,9 @@ def test_a_secret_is_hidden_by_its_form_or_by_the_name_before_it(text):
         "pad_token=[PAD] pad_token_id: 0, global_tokens=1",
         "see https://huggingface.co/docs and write to ann@example.org",
         "model: bert-base-uncased\nmax_position_embeddings: 4096\n",
+        "/data//ann@work/a.txt and ~//b@c",
+        "unknown setting 'hub_token ': did you mean hub_token?",
+        "https://host/x?page=2&tokens=5, the key: value of a secretary, basic words",
     ],
 )
 def test_what_is_no_secret_stays(text):
@@ -73,6 +93,12 @@ def test_what_is_no_secret_stays(text):
 def test_what_the_environment_keeps_is_hidden_wherever_it_stands(name, monkeypatch):
     monkeypatch.setitem(os.environ, name, "of no known form")
     assert redacted("got 'of no known form'") == f"got '{HIDDEN}'"
+    assert redacted("https://host/of%20no%20known%20form") == f"https://host/{HIDDEN}"
+
+
+def test_of_two_of_the_environment_one_of_which_holds_the_other_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"A_TOKEN": "sesame-open", "B_TOKEN": "sesame-open-wider"})
+    assert redacted("sesame-open-wider") == HIDDEN
 
 
 # ---- the doors
@@ -106,6 +132,13 @@ def test_no_other_setting_takes_a_secret(key, value, tmp_path):
     assert TOKEN not in str(refused.value) and PASSWORD not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [["of no known form"], {"a": "of no known form"}])
+def test_a_token_that_is_no_text_is_refused_and_not_repeated(value, tmp_path):
+    with pytest.raises(ValueError, match="hub_token must be a text") as refused:
+        parse_config([settings_file(tmp_path, hub_token=value)], *TYPES)
+    assert "known" not in str(refused.value)
+
+
 def test_what_the_environment_keeps_is_taken_by_no_setting_either(monkeypatch):
     monkeypatch.setitem(os.environ, "HF_TOKEN", "of no known form")
     with pytest.raises(ValueError, match="run_name holds a secret"):
@@ -126,6 +159,15 @@ def test_no_error_repeats_what_is_secret(words, capsys):
     assert main(words) == 2
     printed = "".join(capsys.readouterr())
     assert TOKEN not in printed and PASSWORD not in printed
+
+
+def test_what_a_script_prints_hides_it(monkeypatch, capsys):
+    """Such as the name of a file in a folder of documents."""
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    start(lambda argv: print(f"books/{TOKEN}.txt is named more than once"))
+    assert capsys.readouterr().out == f"books/{HIDDEN}.txt is named more than once\n"
 
 
 def test_tracebacks_and_logs_hide_it(monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """The settings of a run: dataclasses whose fields are the keys of YAML files and of `key=value` overrides."""
 
-import codecs
 import dataclasses
 import difflib
 import json
@@ -21,7 +20,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
-from .disclosure import hand_on_token, redacted, refuse_secrets
+from .disclosure import HIDDEN, hand_on_token, is_secret, redacted, refuse_secrets
 from .errors import USER_ERRORS
 from .folders import scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
@@ -112,8 +111,8 @@ class FileArguments:
     def __post_init__(self) -> None:
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
-            except LookupError:
+                "a".encode(self.encoding)
+            except (LookupError, UnicodeError):  # also for those of bytes, such as hex, which are none of texts
                 raise ValueError(f"encoding must be a name that Python knows, got {self.encoding!r}") from None
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
@@ -265,6 +264,8 @@ def parse_schedule(name: str, schedule: Schedule, longest: int) -> list[tuple[fl
         raise ValueError(f"{name} must be [[share, row length], ...], got {schedule}") from error
     if not abs(sum(share for share, _ in phases) - 1) <= 1e-6 or any(share <= 0 for share, _ in phases):
         raise ValueError(f"the shares of {name} must be positive and sum to 1, got {schedule}")
+    if any(float(length) != int(length) for _, length in pairs):
+        raise ValueError(f"rows of {name} have whole numbers of tokens, got {schedule}")
     if any(not 4 <= length <= longest for _, length in phases):
         raise ValueError(f"rows of {name} must have 4 to {longest} tokens, got {schedule}")
     return phases
@@ -353,7 +354,7 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
             close = difflib.get_close_matches(str(key), kinds, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(kinds))}"
             raise ValueError(f"unknown setting {key!r}: {hint}")
-    values = {key: fit(key, value, kinds[key]) for key, value in settings.items() if value is not None}
+    values = {key: _fit(key, value, kinds[key]) for key, value in settings.items() if value is not None}
     refuse_secrets(values)
     refuse_precision(values)
     refuse_impossible(values)
@@ -362,7 +363,18 @@ def from_settings(settings: dict[str, Any], *types: type) -> tuple[Any, ...]:
         hand_on_token(args)
         refuse_reports(args.report_to)
         refuse_schedule(args)
+        refuse_optimizer(args)
+        refuse_compiler(args)
     return made
+
+
+def _fit(key: str, value: Any, kind: Any) -> Any:
+    try:
+        return fit(key, value, kind)
+    except ValueError:
+        if not is_secret(key):
+            raise
+    return fit(key, [HIDDEN], kind)  # says what may be, and not what was given
 
 
 def _make(type_: type, values: dict[str, Any]) -> Any:
@@ -372,6 +384,9 @@ def _make(type_: type, values: dict[str, Any]) -> Any:
         return type_(**own)
     try:
         return type_(**own)
+    except json.JSONDecodeError as error:
+        files = [f"{key}={value}" for key, value in own.items() if isinstance(value, str) and Path(value).is_file()]
+        raise ValueError(f"{' or '.join(files)} is not JSON: {error}") from error
     except USER_ERRORS:
         raise
     except Exception as error:  # another library's, which promises no kind of error for a value that it does not like
@@ -406,6 +421,28 @@ def refuse_schedule(args: TrainingArguments) -> None:
         ) from error
 
 
+def refuse_optimizer(args: TrainingArguments) -> None:
+    """Raise `ValueError` for an optimizer whose package is not installed, or whose `optim_args` cannot be read, which
+    Trainer would notice when all data is read."""
+    from transformers import Trainer  # takes a second, and only training needs it
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+    except Exception as error:  # whatever it raises for what it is given
+        name = getattr(args.optim, "value", args.optim)
+        raise ValueError(f"optim={name} with optim_args={args.optim_args}: {error}") from error
+
+
+def refuse_compiler(args: TrainingArguments) -> None:
+    """Raise `ValueError` for a backend or mode that torch.compile does not have; nothing is compiled here."""
+    if args.torch_compile:
+        backend, mode = str(args.torch_compile_backend), args.torch_compile_mode
+        try:
+            torch.compile(torch.nn.Identity(), backend=backend, mode=mode)
+        except Exception as error:  # RuntimeError, or one of torch's compiler
+            raise ValueError(f"torch_compile_backend={backend} with torch_compile_mode={mode}: {error}") from error
+
+
 ANY_NUMBER = 2**31 - 1  # more than there are of anything that is counted here
 # of settings whose other values fail only where they are used, or never end
 RANGES: dict[str, tuple[float, float]] = {
@@ -422,6 +459,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "adam_beta2": (0, 1 - 1e-9),
     "adam_epsilon": (0, 1),
     "max_grad_norm": (0, math.inf),
+    "neftune_noise_alpha": (0, 1e6),
+    "eval_accumulation_steps": (1, ANY_NUMBER),
+    "dataloader_prefetch_factor": (1, 2**20),
+    "ddp_bucket_cap_mb": (1, 2**20),
     "warmup_steps": (0, ANY_NUMBER),
     "logging_steps": (math.ulp(0), ANY_NUMBER),
     "eval_steps": (math.ulp(0), ANY_NUMBER),
@@ -452,6 +493,11 @@ def refuse_impossible(settings: dict[str, Any]) -> None:
     steps = settings.get("max_steps")
     if steps is not None and not (1 <= steps <= ANY_NUMBER or steps == -1):
         raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {steps}")
+    if settings.get("streaming"):
+        if settings.get("dataloader_num_workers"):
+            raise ValueError("a stream is read in the main process: leave dataloader_num_workers out, or streaming")
+        if (steps or -1) < 0:
+            raise ValueError("streaming needs max_steps, because the length of an epoch is not known")
     for key, value in settings.items():
         if value == [] and key in ("strategies", "train", "train_only"):
             raise ValueError(f"{key} must name one at least, got []")
@@ -502,8 +548,9 @@ def write_config(file: str | Path, *instances: Any, notes: Sequence[str] = ()) -
         ours = type(instance).__module__.startswith(__package__)
         for spec in dataclasses.fields(instance):
             value = plain(getattr(instance, spec.name))
-            secret = spec.name.endswith("_token")
-            writable = spec.init and not secret and isinstance(value, str | int | float | bool | list | dict)
+            writable = (
+                spec.init and not is_secret(spec.name) and isinstance(value, str | int | float | bool | list | dict)
+            )
             if writable and (ours or value != spec.default):
                 settings[spec.name] = value
     Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote
 
 from .folders import PACKAGE_SCHEME, scripts_folder
 
@@ -27,28 +28,48 @@ HIDDEN = "<hidden>"
 TOKEN_VARIABLE = "HF_TOKEN"
 SHORTEST = 8  # characters; a shorter value of the environment is no secret, or would hide common words
 _SECRET_VARIABLE = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
-_BY_FORM = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b")
-_BY_NAME = re.compile(
-    r"""((?:\b|_)(?:(?:hub|hf|auth|access|api|bearer|session)_?-?token|(?:api|secret)_?-?key|password|passwd)"""
-    r"""['"]?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;}\]&]+)""",
-    re.IGNORECASE,
+_NAME = (
+    r"(?:(?:hub|hf|auth|access|api|bearer|session)_?-?token|(?:api|secret|access)_?-?key|secret|password|passwd"
+    r"|passphrase)"
 )
+_VALUE = r"""("[^"\n]*"?|'[^'\n]*'?|[^\s,;}\]&'"]+)"""
+# each with what stands before the secret, which stays
+_SECRETS = [
+    re.compile(r"((?<![\w./~-])//|%2F%2F)[^/\s'\"]+(?=@|%40)", re.IGNORECASE),  # in an address, as it is or encoded
+    re.compile(r"([?&][\w-]*(?:token|key|sig|signature|secret|password|credential)=)[^&\s'\"]+", re.IGNORECASE),
+    re.compile(r"()(?:hf|api_org)_[A-Za-z0-9]{30,}"),  # wherever in a word: file names and encoded addresses have them
+    re.compile(r"()(?:gh[oprsu]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,})"),
+    re.compile(r"(\b(?:bearer|authorization['\"]?\s*[=:]\s*['\"]?\w+)\s+)[^\s,'\"]{8,}", re.IGNORECASE),
+    re.compile(rf"((?:\b|_){_NAME}(?:\s*[=:]\s*|['\"]\s*[=:]\s*(?=['\"])))\[?{_VALUE}", re.IGNORECASE),
+    re.compile(rf"(\b[A-Z][A-Z0-9_]*(?:TOKEN|KEY|SECRET|PASSWORD)\s*=\s*|(?<![\w-])token=){_VALUE}"),
+]
 
 
 def redacted(text: str) -> str:
     """A text without what is secret in it."""
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and _SECRET_VARIABLE.search(name):
-            text = text.replace(value, HIDDEN)
-    return _BY_NAME.sub(rf"\1{HIDDEN}", _BY_FORM.sub(HIDDEN, _IN_ADDRESS.sub(HIDDEN, text)))
+    for value in _of_environment():
+        text = text.replace(value, HIDDEN)
+    for secret in _SECRETS:
+        text = secret.sub(rf"\1{HIDDEN}", text)
+    return text
+
+
+def _of_environment() -> list[str]:
+    """The secrets of the environment, as they are and as addresses have them; one that holds another comes first."""
+    values = {value for name, value in os.environ.items() if len(value) >= SHORTEST and _SECRET_VARIABLE.search(name)}
+    return sorted(values | {quote(value, safe="") for value in values}, key=len, reverse=True)
+
+
+def is_secret(key: str) -> bool:
+    """Whether a setting is one that nothing may say or write down."""
+    return key.endswith("_token")
 
 
 def refuse_secrets(settings: dict[str, Any]) -> None:
     """Raise `ValueError` where a setting that is written down holds a secret."""
     for key, value in settings.items():
         told = str(value)
-        if not key.endswith("_token") and redacted(told) != told:
+        if not is_secret(key) and redacted(told) != told:
             raise ValueError(
                 f"{key} holds a secret ({redacted(told)}), and settings are written down: leave it out, and give a "
                 f"token of the Hub as {TOKEN_VARIABLE} in the environment or as hub_token"
@@ -82,13 +103,24 @@ class _Redacting:
 
 def redact_stderr() -> None:
     """From here on this process prints no secret among its errors, warnings and logs, whatever library they are of."""
-    if isinstance(sys.stderr, _Redacting):
+    _redact("stderr")
+
+
+def redact_output() -> None:
+    """The same of all that it prints; not for what prints a user's own texts, which stay as they are."""
+    _redact("stderr")
+    _redact("stdout")
+
+
+def _redact(name: str) -> None:
+    plain = getattr(sys, name)
+    if isinstance(plain, _Redacting):
         return
-    plain, sys.stderr = sys.stderr, _Redacting(sys.stderr)  # type: ignore[assignment]
+    setattr(sys, name, _Redacting(plain))
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, logging.StreamHandler) and handler.stream is plain:
-                handler.setStream(sys.stderr)
+                handler.setStream(getattr(sys, name))
 
 
 # ---- places

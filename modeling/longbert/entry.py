@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .disclosure import redact_stderr, redacted
+from .disclosure import redact_output, redacted
 from .errors import is_of_lost_peer, mendable
 from .tables import strict_json
 
@@ -21,7 +21,7 @@ REPORT_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 def start(main: Callable[[list[str]], int | None]) -> None:
     """Run the main function of a script with its arguments; where it does not end well, so does the process."""
-    redact_stderr()
+    redact_output()
     if status := run(Path(sys.argv[0]).name, lambda: main(sys.argv[1:])):
         sys.exit(status)
 

@@ -84,8 +84,11 @@ def share_interval(measured: Measured) -> Interval:
 
 
 def correlation_interval(measured: Measured) -> Interval:
-    """Of a figure from -1 to 1, symmetric on Fisher's scale (1921), its inverse hyperbolic tangent."""
+    """Of a figure from -1 to 1, symmetric on Fisher's scale (1921), its inverse hyperbolic tangent; NaN where the
+    figure does not exist without one of the units."""
     value = measured.value
+    if math.isnan(measured.variance):
+        return math.nan, math.nan
     if not abs(value) < 1:
         return value, value
     half = NORMAL * math.sqrt(measured.variance) / (1 - value**2)
@@ -103,12 +106,14 @@ def plain_interval(measured: Measured) -> Interval:
 
 def difference_interval(first: Measured, second: Measured, of_one: Callable[[Measured], Interval]) -> Interval:
     """Of the difference of two figures of the same units in the same order, from the interval of each and their
-    correlation (Newcombe 1998, method 10; Zou and Donner 2008).
+    correlation (Newcombe 1998, method 10; Zou and Donner 2008); NaN where one of them has none.
 
     Args:
         of_one: the interval of one figure.
     """
     (low, high), (other_low, other_high) = of_one(first), of_one(second)
+    if not all(map(math.isfinite, (low, high, other_low, other_high))):
+        return math.nan, math.nan
     lengths = math.sqrt((first.moves**2).sum() * (second.moves**2).sum())
     together = min(1.0, max(-1.0, float(first.moves @ second.moves) / lengths)) if lengths else 0.0
 

@@ -178,6 +178,31 @@ def test_other_versions_and_machines_are_refused(name, told):
         begin(told, resume="auto")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "mixed precision: no -> bf16"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "compiled by: no -> inductor"),
+    ],
+)
+def test_what_a_launcher_decides_is_part_of_it(variable, value, words, told, monkeypatch):
+    """As another accelerate config would; it is no setting of the run."""
+    begin(told)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=words):
+        begin(told, resume="auto")
+
+
+@pytest.mark.parametrize("output", ["run", "deep/run", "../docs/run", "link/run"])
+def test_a_run_does_not_write_where_it_reads(output, told, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "link").symlink_to(tmp_path / "docs")
+    inside = {"data": ["elsewhere.txt", str(tmp_path / "docs")], "output_dir": str(tmp_path / "docs" / output)}
+    with pytest.raises(ValueError, match="output_dir=.*run lies in data=.*/docs"):
+        claim(told, **inside)
+    claim(told, **{**inside, "output_dir": str(tmp_path / "docs-run")})
+
+
 def test_what_lies_elsewhere_is_the_same(told, tmp_path):
     begin(told)
     shutil.move(told["output_dir"], tmp_path / "moved")
@@ -195,10 +220,13 @@ def test_a_folder_without_a_record_is_refused(told, tmp_path):
     begin(told, resume="auto", resume_with_changes=True)
 
 
-@pytest.mark.parametrize("content", [b'{"told": ', b"{}", b"[]", b'{"told": {}}', b"\xff\x00", b""])
+@pytest.mark.parametrize("content", ["CUT", b"{}", b"[]", b'{"told": {}}', "TOLD", b"\xff\x00", b""])
 def test_a_damaged_record_is_refused(content, told, tmp_path):
     begin(told)
-    (tmp_path / "run" / "run.json").write_bytes(content)
+    file = tmp_path / "run" / "run.json"
+    whole = file.read_bytes()
+    without_told = json.dumps({**json.loads(whole), "told": {}}).encode()
+    file.write_bytes({"CUT": whole[:40], "TOLD": without_told}.get(content, content))
     with pytest.raises(ValueError, match=r"run.json is (damaged|not the record of a run).*resume_with_changes: true"):
         claim(told, resume="auto")
     begin(told, resume="auto", resume_with_changes=True)
@@ -308,14 +336,17 @@ def test_a_damaged_native_phase_is_made_anew(tiny_source, tmp_path):
     assert model.read_bytes() == whole and (tmp_path / "run" / "native" / "model.damaged").is_dir()
 
 
-def test_an_abandoned_branch_is_never_taken_again(tiny_source, tmp_path):
-    """Killed after resume=checkpoint-5, the run goes on from there, not from the checkpoint-10 of before."""
+@pytest.mark.parametrize("name", ["run/checkpoint-5", pytest.param("the-best", marks=pytest.mark.slow)])
+def test_an_abandoned_branch_is_never_taken_again(name, tiny_source, tmp_path):
+    """Killed after resume=checkpoint-5, or a link to it, the run goes on from there, not from the checkpoint-10 of
+    before."""
     file = write_settings(tmp_path, tiny_source)
     assert train(file, before=SignalAtStep(signal.SIGKILL, step=11))[0] == -9
     run = tmp_path / "run"
+    (tmp_path / "the-best").symlink_to(run / "checkpoint-5")
     status, printed = train(
         file,
-        f"resume={run}/checkpoint-5",
+        f"resume={tmp_path}/{name}",
         "resume_with_changes=true",
         "learning_rate=5e-3",
         before=SignalAtStep(signal.SIGKILL, step=3),
@@ -326,6 +357,20 @@ def test_an_abandoned_branch_is_never_taken_again(tiny_source, tmp_path):
     assert status == 0, printed
     assert f"resuming from {run}/checkpoint-5" in printed
     assert "gone on with learning_rate: 0.001 -> 0.005" in (run / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(tiny_source, tmp_path):
+    """Trainer would begin a new one in silence, and end with other weights."""
+    weights = []
+    for step in (99, 8):
+        file = write_settings(tmp_path / str(step), tiny_source, save_only_model=True)
+        train(file, before=SignalAtStep(signal.SIGKILL, step=step))
+        status, printed = train(file, "resume=auto")
+        assert status == 0, printed
+        weights.append((tmp_path / str(step) / "run" / "model.safetensors").read_bytes())
+    assert "was written with save_only_model" in printed
+    assert weights[0] == weights[1]
 
 
 def test_what_is_gone_on_with_takes_effect(tiny_source, tmp_path):
@@ -494,6 +539,21 @@ def test_ctrl_c_and_a_closed_terminal_stop_as_sigterm_does(number, tiny_source, 
     unbroken = write_settings(tmp_path / "b", tiny_source)
     assert train(unbroken)[0] == 0
     assert result(file) == result(unbroken)
+
+
+class HangUpUnderNohup:
+    """nohup has the run ignore SIGHUP, which comes when the terminal is closed."""
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        SignalAtStep(signal.SIGHUP, step=8)()
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_does_not_stop_a_run_under_nohup(tiny_source, tmp_path):
+    status, printed = train(write_settings(tmp_path, tiny_source), before=HangUpUnderNohup())
+    assert status == 0, printed
+    assert "stopped by" not in printed
 
 
 class SignalInEvaluation:

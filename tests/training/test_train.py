@@ -106,6 +106,16 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
         ("max_steps=many", "max_steps must be a whole number, got 'many'"),
         ("mlm_probability=2", "mlm_probability must lie between 0 and 1"),
         ("native_length_schedule=[[1.0,512]]", "rows of native_length_schedule must have 4 to 256 tokens"),
+        ("length_schedule=[[0.5,64.5],[0.5,128]]", "rows of length_schedule have whole numbers of tokens"),
+        ('length_schedule=[["0.5","64"],["0.5","64.5"]]', "rows of length_schedule have whole numbers of tokens"),
+        ("optim_args=x", "optim=adamw_torch.* with optim_args=x: "),
+        ("optim=galore_adamw", "optim=galore_adamw with optim_args=None: .*galore_torch"),
+        ("accelerator_config=FILE", "accelerator_config=.*run.yaml is not JSON: "),
+        ("torch_compile_mode=x", "torch_compile_backend=inductor with torch_compile_mode=x: "),
+        ("torch_compile_backend=x", "torch_compile_backend=x with torch_compile_mode=None: "),
+        ("encoding=hex", "encoding must be a name that Python knows, got 'hex'"),
+        ("encoding=undefined", "encoding must be a name that Python knows, got 'undefined'"),
+        ("neftune_noise_alpha=-1", "neftune_noise_alpha must be at least 0, got -1"),
         ("position_type=rotary", "position_type must be one of"),
         ("data=[nowhere/*.txt]", "there is no file at nowhere"),
         ("max_steps", "overrides are key=value"),
@@ -113,9 +123,21 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
 )
 def test_what_cannot_be_run_is_said_before_anything_is_written(override, message, settings, tmp_path):
     with pytest.raises(USER_ERRORS, match=message):
-        model, data, *_ = parse_config([str(settings), override], *ARGUMENTS)
+        model, data, *_ = parse_config([str(settings), override.replace("FILE", str(settings))], *ARGUMENTS)
         LongBertConfig.from_pretrained(model.model, **model.config_overrides())
         load_documents(data.data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dataloader_num_workers=2"], "a stream is read in the main process: leave dataloader_num_workers out"),
+        (["max_steps=-1"], "streaming needs max_steps"),
+    ],
+)
+def test_what_a_stream_cannot_be_is_said_when_settings_are_read(overrides, message, settings):
+    with pytest.raises(ValueError, match=message):
+        parse_config([str(settings), "streaming=true", *overrides], *ARGUMENTS)
 
 
 def test_a_bare_no_is_a_word_where_a_word_is_wanted(settings):

@@ -161,17 +161,10 @@ def plan_loader(
 
     Args:
         options: of `torch.utils.data.DataLoader`.
-
-    Raises:
-        ValueError: loader workers were asked for, and `datasets` would divide a stream's files among them.
     """
     # of its own, so that loading draws nothing from the generator that dropout draws from
     options |= {"num_workers": num_workers, "generator": torch.Generator(), "collate_fn": _only}
     if isinstance(plan, StreamedPlan):
-        if num_workers:
-            raise ValueError(
-                f"a stream is read in the main process: dataloader_num_workers must be 0, not {num_workers}"
-            )
         plan.rank, plan.ranks = rank, ranks
         return DataLoader(plan, batch_size=1, **options)
     return DataLoader(plan, batch_size=1, sampler=_Share(len(plan), rank, ranks), **options)

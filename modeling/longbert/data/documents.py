@@ -20,6 +20,7 @@ from .files import (
     kind_of,
     read_records,
     read_text,
+    refuse_half_characters,
     refuse_rows,
 )
 from .parts import PART, in_parts, parse_separator, separated
@@ -189,10 +190,7 @@ def _writable(place: str, text: str) -> str:
     """
     if "\0" in text:
         raise ValueError(f"{place} holds bytes of 0, as no text does")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{place} holds half a character, {text[error.start : error.end]!a}") from error
+    refuse_half_characters(place, text)
     return text
 
 

@@ -394,6 +394,16 @@ def is_missing(value: Any) -> bool:
     return all(unicodedata.category(character) in UNSEEN for character in str(value))
 
 
+def refuse_half_characters(place: str, values: Any) -> None:
+    """Raise `ValueError` for a text, or texts within a row, that no file can hold: JSON can spell half of a
+    character."""
+    text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} holds half a character, {text[error.start : error.end]!a}") from error
+
+
 def refuse_rows(empty: Sequence[str], what: str) -> None:
     """Raise `ValueError` where rows are not to be used, and nobody has said that they may be left out."""
     if empty:

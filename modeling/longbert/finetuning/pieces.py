@@ -1,6 +1,6 @@
 """Pieces: what a model reads at once of a document, cut, batched, read and put together again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batches import Collator, Key
 from ..data.features import Features, collate
+from ..errors import MendableError
 from .strategies import Strategy
 
 
@@ -109,6 +110,9 @@ def read_rows(
 
     Rows of like `length` are read together, the longest first: little padding is needed, and a lack of memory shows at
     once.
+
+    Raises:
+        MendableError: the model says what is no number.
     """
     was_training = model.training
     model.eval()
@@ -125,10 +129,20 @@ def read_rows(
             if name not in ("labels", "documents", "text_lengths")
         }
         outputs = {name: tensor.float().cpu() for name, tensor in model(**inputs).items()}
+        refuse_no_number(outputs.values(), f"one of {', '.join(batch['documents'])}")
         for place, number in enumerate(numbers):
             found[number] = some[place], {name: tensor[place] for name, tensor in outputs.items()}
     model.train(was_training)
     return [found[number] for number in range(len(rows))]
+
+
+def refuse_no_number(outputs: Iterable[torch.Tensor], of: str) -> None:
+    """Raise `MendableError` where a model says what is no number, of which figures and labels could be made."""
+    if any(output.isnan().any() for output in outputs):
+        raise MendableError(
+            f"what the model says of {of} is no number: its weights are damaged (see longbert inspect), or its "
+            "numbers too large for half precision"
+        )
 
 
 def read_pieces(

@@ -7,23 +7,13 @@ from typing import Any
 
 from ..arguments import plain
 from ..data.fingerprints import difference
+from ..disclosure import is_secret
 
 
 # settings that change no weight and no figure
-WHERE = {  # things lie; what is read there has a fingerprint
-    "data",
-    "delimiter",
-    "encoding",
-    "model",
-    "output_dir",
-    "test_file",
-    "test_folder",
-    "text_column",
-    "tokenizer",
-    "train_file",
-    "validation_file",
-    "validation_folder",
-}
+READ = {"data", "test_file", "test_folder", "train_file", "validation_file", "validation_folder"}
+# things lie; what is read there has a fingerprint
+WHERE = READ | {"delimiter", "encoding", "model", "output_dir", "text_column", "tokenizer"}
 SAID = {  # of a run, and kept of it
     "debug",
     "disable_tqdm",
@@ -69,7 +59,7 @@ def settings_of(*instances: Any) -> dict[str, Any]:
     found = {}
     for instance in instances:
         for spec in dataclasses.fields(instance):
-            if spec.init and not spec.name.endswith("_token"):
+            if spec.init and not is_secret(spec.name):
                 found[spec.name] = json.loads(json.dumps(plain(getattr(instance, spec.name)), default=str))
     return found
 

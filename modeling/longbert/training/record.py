@@ -2,6 +2,7 @@
 resumed."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
 from ..tables import strict_json
-from .changes import WHICH, changed_content, changed_settings, is_free, settings_of
+from .changes import READ, WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 from .sharding import division
 
@@ -25,6 +26,7 @@ from .sharding import division
 logger = logging.get_logger(__name__)
 
 KEPT = {"told", "began", "changes", "resumed_from", "finished"}
+KEPT_OF_TOLD = {"settings", "versions", "machine", "source", "data"}
 RECORD, LOCK, SETTINGS = "run.json", ".lock", "config.yaml"
 PACKAGES = ("longbert", "torch", "transformers", "tokenizers")
 
@@ -53,7 +55,8 @@ class Record:
 
         Raises:
             FileExistsError: there is something in it, and nothing is to be resumed.
-            ValueError: the run there was begun with other settings, or the checkpoint to go on from is not whole.
+            ValueError: the run there was begun with other settings, the checkpoint to go on from is not whole, or the
+                folder lies among the data.
         """
         if args.resume_from_checkpoint:
             raise ValueError("resume_from_checkpoint is called resume here: auto, or a checkpoint's folder")
@@ -65,8 +68,10 @@ class Record:
                 "processes": args.world_size,
                 "device": args.device.type,
                 "divided by": division(args),
+                **launched(args),
             },
         }
+        _refuse_output_in_data(told["settings"])
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
             record._refuse_occupied()
@@ -173,7 +178,9 @@ class Record:
         if file.is_file():
             try:
                 kept = read_json(file)
-                if not kept.keys() >= KEPT:
+                if not (
+                    kept.keys() >= KEPT and isinstance(kept["told"], dict) and kept["told"].keys() >= KEPT_OF_TOLD
+                ):
                     raise ValueError(f"{file} is not the record of a run")
                 return kept
             except ValueError as error:
@@ -205,7 +212,7 @@ class Record:
         if (self.folder / RECORD).exists():
             self._set_result_aside()
         self.kept |= {"resumed_from": str(Path(resume).resolve()), "finished": None}
-        step = step_of(Path(resume))
+        step = step_of(Path(resume).resolve())
         for later in self.folder.glob("checkpoint-*"):
             if step is not None and (step_of(later) or 0) > step:
                 set_aside(later, "abandoned")
@@ -267,6 +274,28 @@ def step_of(checkpoint: Path) -> int | None:
     """The step that a folder `checkpoint-N` was written after."""
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isdecimal() else None
+
+
+def launched(args: TrainingArguments) -> dict[str, str]:
+    """What accelerate's launcher decides where the settings do not: how numbers are computed."""
+    precision = next((kind for kind in ("fp16", "bf16") if getattr(args, kind)), None)
+    return {
+        "mixed precision": precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower(),
+        "compiled by": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(),
+    }
+
+
+def _refuse_output_in_data(settings: dict[str, Any]) -> None:
+    """Raise `ValueError` where a run that is resumed would read what it has written."""
+    output = Path(settings["output_dir"]).resolve()
+    for name in READ:
+        given = settings.get(name) or []
+        for place in [given] if isinstance(given, str) else given:
+            if Path(place).is_dir() and output.is_relative_to(Path(place).resolve()):
+                raise ValueError(
+                    f"output_dir={settings['output_dir']} lies in {name}={place}, where what the run writes would be "
+                    "read as its data: name a folder outside of it"
+                )
 
 
 def _is_no_result(name: str) -> bool:

@@ -82,13 +82,15 @@ def best_of(checkpoint: str | Path) -> Path | None:
     """The best checkpoint so far, by what one says; it lies beside it."""
     file = Path(checkpoint, TRAINER_STATE_NAME)
     best = json.loads(file.read_text("utf-8")).get("best_model_checkpoint") if file.is_file() else None
-    return Path(checkpoint).parent / Path(best).name if best else None
+    return Path(checkpoint).resolve().parent / Path(best).name if best else None
 
 
 def problem_of(checkpoint: str | Path) -> str | None:
     """Why a run cannot go on from a checkpoint; None where it can."""
     if problem := damage(checkpoint):
         return problem
+    if not any(Path(checkpoint).glob("rng_state*.pth")):  # as Trainer names it under every launcher
+        return "was written with save_only_model, without what training goes on with"
     best = best_of(checkpoint)
     if best is not None and (problem := damage(best)):
         return f"its best checkpoint, {best.name}, {problem}"

@@ -26,6 +26,7 @@ class StoppedBySignal(Exception):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM, SIGINT or SIGHUP, or when the launcher was killed and nobody would notice the run any more: finish
     the step, save, stop. All processes stop at the same step, whichever got the signal. A second SIGINT stops at once.
+    A signal that is ignored where the run is started stays ignored.
 
     Raises:
         StoppedBySignal: after saving. If Trainer were only asked to stop, it would take the run for finished and,
@@ -45,7 +46,8 @@ class StopOnSignal(TrainerCallback):
         return 128 + self.received
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        meant = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self._previous = {number: signal.signal(number, self._receive) for number in meant}
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)

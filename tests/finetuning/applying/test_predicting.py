@@ -4,6 +4,7 @@ anything."""
 import gzip
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -57,6 +58,23 @@ def predicted(capsys, *argv) -> tuple[int, list[dict], str]:
     status = main(["predict", *map(str, argv)])
     said = capsys.readouterr()
     return status, [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [LongBertForSequenceClassification, LongBertForTokenClassification, LongBertForQuestionAnswering],
+)
+def test_what_is_no_number_is_no_prediction(model_class, make, tmp_path, capsys):
+    """Its label would be the first, its answer empty, and so would the figures be."""
+    folder = make(tmp_path / "model", model_class)
+    broken = model_class.from_pretrained(folder)
+    broken.base_model.encoder.layer[0].output.dense.bias.data[0] = math.nan
+    broken.save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("the state of the union")
+    question = ["--question", "what"] if model_class is LongBertForQuestionAnswering else []
+    status, lines, said = predicted(capsys, folder, tmp_path / "a.txt", *question)
+    assert status == 2 and lines == []
+    assert "is no number: its weights are damaged" in said
 
 
 # the best model of a run

@@ -285,6 +285,25 @@ def test_what_is_no_answer_is_refused_by_row(answers, message, tmp_path):
         read_questions(str(file), QuestionAnsweringArguments(train_file=str(file)))
 
 
+HALF = "\ud800"
+HALVES = {
+    "text": {"text": f"gold {HALF}", "label": "a"},
+    "label": {"text": "gold", "label": f"a{HALF}"},
+    "labels": {"text": "gold", "label": ["a", f"b{HALF}"]},
+    "id": {"text": "gold", "label": "a", "id": f"1{HALF}"},
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_character_is_refused_by_row_wherever_it_stands(name, tmp_path):
+    """As JSON can spell it; pyarrow would say so of no row."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(HALVES[name]))
+    settings = ClassificationArguments(train_file=str(file), id_column="id" if name == "id" else None)
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1 holds half a character, '\\ud800'"):
+        read_documents(str(file), settings)
+
+
 def test_answers_to_train_on_are_counted_each(tiny_source, tmp_path, capsys):
     long = {"text": [CONTEXT], "answer_start": [0]}
     file = write_lines(tmp_path / "a.jsonl", [asked("gold")] * 9 + [asked(long)])

@@ -290,6 +290,18 @@ def test_predictions_that_are_all_the_same_have_no_correlation(tmp_path):
     assert text in (tmp_path / "results.md").read_text("utf-8")
 
 
+def test_what_has_no_interval_is_not_told_apart():
+    """A correlation that rests on one example: without it there is none."""
+    truth = [0.0, 0.0, 0.0, 1.0]
+    results = {"long": lines_of([0.1, 0.2, 0.1, 0.9], truth), "truncate": lines_of([0.3, 0.1, 0.2, 0.2], truth)}
+    made = report(results, RegressionMetric())
+    text = verdict(made)
+    assert "nan" not in text + made.to_markdown()
+    assert "long has the highest pearson, 0.993, on 4 test examples." in text
+    assert "long is not told apart from truncate (by 0.993): these examples give no interval." in text
+    assert text.endswith("Next: to tell long and truncate apart, test on more examples.")
+
+
 def ranked(share_first, number=200, seed=0):
     draw = np.random.default_rng(seed)
     found = [["right", "wrong"] if draw.random() < share_first else ["wrong", "right"] for _ in range(number)]

@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from longbert import LongBertModel
 from longbert.arguments import ModelArguments
+from longbert.errors import MendableError
 from longbert.finetuning.results.metrics import RetrievalMetric
 from longbert.finetuning.retrieval.collection import read_retrieval
 from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
@@ -252,6 +253,9 @@ def test_a_bare_bert_becomes_an_encoder_and_windows_hold_every_token(desk, tiny_
     words = json.loads((desk / "test" / "corpus.jsonl").read_text().splitlines()[0])["text"].split()
     by_hand = encoder.encode_document([" ".join(words[:60]), " ".join(words[60:])], convert_to_tensor=True)
     assert_close(reading.pieces[:2], by_hand, atol=1e-6, rtol=0)
+    encoder[0].auto_model.embeddings.LayerNorm.bias.data[0] = float("nan")
+    with pytest.raises(MendableError, match="is no number: its weights are damaged"):
+        read(encoder, retrieval, WAYS["chunk-mean"], 5)
 
 
 # training

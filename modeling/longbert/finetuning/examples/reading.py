@@ -7,7 +7,15 @@ from typing import Any
 import datasets
 
 from ...arguments import FileArguments, described
-from ...data.files import MissingColumnError, Record, find_files, is_missing, read_records, refuse_rows
+from ...data.files import (
+    MissingColumnError,
+    Record,
+    find_files,
+    is_missing,
+    read_records,
+    refuse_half_characters,
+    refuse_rows,
+)
 from .labels import MissingValueError
 
 
@@ -85,6 +93,8 @@ def parse_rows(
             lacking.setdefault(str(error), []).append(row.place)
         except ValueError as error:
             raise ValueError(f"{row.place}: {error}") from error
+        else:
+            refuse_half_characters(row.place, examples[-1])
     for what, places in lacking.items():
         if not arguments.skip_empty:
             refuse_rows(places, what)

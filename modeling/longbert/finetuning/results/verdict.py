@@ -19,7 +19,7 @@ class Lead:
     """What one strategy is better by than another.
 
     Args:
-        interval: 95 %, of the difference, example by example.
+        interval: 95 %, of the difference, example by example; NaN where the examples give none.
     """
 
     better: str
@@ -32,9 +32,14 @@ class Lead:
         """Whether the interval leaves out 0."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval."""
+        return all(map(math.isfinite, self.interval))
+
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.other} (by {self.by:.3f}, {low:.3f} to {high:.3f})"
+        return f"{self.other} (by {self.by:.3f}" + (f", {low:.3f} to {high:.3f})" if self.is_known else ")")
 
 
 def verdict(report: Report) -> str:
@@ -78,9 +83,11 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
     has = has or f"{best} reaches {primary}"
     of = f" of {best}" * (len(tied) > 1)
     examples = _on_examples(report, report.results[best])
-    sentences = [f"{has} {figure:.3f} (95 % interval{of} {low:.3f} to {high:.3f}), {examples}."]
+    within = f" (95 % interval{of} {low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+    sentences = [f"{has} {figure:.3f}{within}, {examples}."]
     leads = [lead(report, best, other) for other in ranked[1:]]
-    apart, close = ([each for each in leads if each.told_apart is apart] for apart in (True, False))
+    known = [each for each in leads if each.is_known]
+    apart, close = ([each for each in known if each.told_apart is apart] for apart in (True, False))
     if apart:
         sentences.append(
             f"{best} is better than {_and(map(str, apart))}: the 95 % interval of "
@@ -91,6 +98,8 @@ def _standing(report: Report, ranked: list[str]) -> list[str]:
             f"{best} is not told apart from {_and(map(str, close))}: the 95 % interval of "
             f"{'the difference holds' if len(close) == 1 else 'each difference holds'} 0."
         )
+    if unknown := [str(each) for each in leads if not each.is_known]:
+        sentences.append(f"{best} is not told apart from {_and(unknown)}: these examples give no interval.")
     return [*sentences, *_by_seed(report, ranked)]
 
 
@@ -173,7 +182,7 @@ def _lead_past(report: Report, ranked: list[str]) -> Lead | None:
     if not ours or column(ours, "id") != column(theirs, "id"):
         return None
     past = Lead(long, source, *report.difference_of(ours, theirs))
-    return past if math.isfinite(past.by) else None
+    return past if math.isfinite(past.by) and past.is_known else None
 
 
 def _past_the_source(report: Report, ranked: list[str]) -> list[str]:
@@ -274,6 +283,8 @@ def _undecided(report: Report, between: Lead) -> str:
     half = (between.interval[1] - between.interval[0]) / 2
     times = (half / abs(between.by)) ** 2 if between.by else math.inf
     names = f"{between.better} and {between.other}"
+    if not between.is_known:
+        return f"Next: to tell {names} apart, test on more examples."
     if not times <= OUT_OF_REACH:
         said = f"Next: take {names} for equally good; no test of a practical size would tell them apart"
     else:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...arguments import FileArguments, described
-from ...data.files import is_missing, read_objects, refuse_rows
+from ...data.files import is_missing, read_objects, refuse_half_characters, refuse_rows
 from ...folders import resolve_path
 from ...proof import position_buckets
 from ..examples.reading import as_text, read_examples
@@ -201,6 +201,7 @@ def _read_lines(file: Path, columns: tuple[str, ...], settings: FileArguments) -
             raise ValueError(f"{place}: the id {line['id']!r} is there twice, first in {places[line['id']]}")
         if not isinstance(line["text"], str):
             raise ValueError(f"{place}: text must be a text, got {line['text']!r:.80}")
+        refuse_half_characters(place, line)
         places[line["id"]] = place
         lines.append(line)
     for what, lacked in lacking.items():

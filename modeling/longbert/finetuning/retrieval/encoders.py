@@ -12,6 +12,7 @@ from ...configuration_longbert import LongBertConfig
 from ...data.features import FRAME, collate, framed
 from ...modeling_longbert import LongBertModel
 from ...source import Source
+from ..pieces import refuse_no_number
 from ..strategies import STRATEGIES, Strategy
 from .collection import Retrieval
 
@@ -139,6 +140,7 @@ def _embed(encoder: SentenceTransformer, texts: list[list[int]], prompt: list[in
         features = {name: tensor.to(encoder.device) for name, tensor in features.items()}
         # some poolings leave the prompt out
         outputs = encoder({**features, "prompt_length": len(prompt) + 1 if prompt else 0})
+        refuse_no_number([outputs["sentence_embedding"]], f"a text of {len(some[0]):,} tokens or fewer")
         vectors.append(F.normalize(outputs["sentence_embedding"].float(), dim=-1).cpu())
     encoder.train(was_training)
     numbers = {text: number for number, text in enumerate(order)}
