@@ -48,6 +48,7 @@ ORDER = [
     "data.held_out",
     "data.features",
     "data.rows",
+    "data.twins",
     "data.masking",
     "data.batches",
     "intervals",

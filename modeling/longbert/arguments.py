@@ -119,6 +119,10 @@ class FileArguments:
             raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
 
 
+RETRIEVAL_AWARE = "retrieval-aware"
+MASKINGS = ("plain", RETRIEVAL_AWARE)
+
+
 @dataclass(kw_only=True)
 class DataArguments(FileArguments):
     """Which documents, and how they are cut and masked."""
@@ -142,6 +146,11 @@ class DataArguments(FileArguments):
         None, "share of rows cut at a random shorter length; by default 0.1 for sentence pairs, as in BERT, else 0"
     )
     mlm_probability: float = described(0.15, "share of tokens to predict")
+    masking: str = described(
+        "plain",
+        "plain, or retrieval-aware: words that can only be copied from further away than the window reaches are "
+        "masked twice as often",
+    )
     whole_word_mask: bool = described(False, "mask whole words: all word pieces of a word or none")
     word_segmenter: str | None = described(
         None,
@@ -158,6 +167,8 @@ class DataArguments(FileArguments):
             raise ValueError("word_segmenter is for whole_word_mask: true")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}")
+        if self.masking not in MASKINGS:
+            raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {self.masking!r}")
         if not 0 <= (self.short_seq_probability or 0) < 1:
             raise ValueError(f"short_seq_probability must lie between 0 and 1, got {self.short_seq_probability}")
 
