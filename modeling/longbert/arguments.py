@@ -21,6 +21,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from .configuration_longbert import NAMING_LAYERS, parse_every
 from .disclosure import hand_on_token, redacted, refuse_secrets
 from .errors import USER_ERRORS
 from .folders import scripts_folder
@@ -60,9 +61,13 @@ class ModelArguments:
     global_tokens: int | None = described(
         None, "how many first tokens see, and are seen by, all others under a window"
     )
-    full_attention_layers: list[int] = described([], "layers that read long texts without the window")
-    closed_attention_layers: list[int] = described(
-        [], "layers that begin with the window and learn, head by head, how much what is outside of it counts"
+    full_attention_layers: list[int] | str = described(
+        [], "layers that read long texts without the window: numbers from 0 on, or every 3rd, which is 2, 5, 8 ..."
+    )
+    closed_attention_layers: list[int] | str = described(
+        [],
+        "layers, named alike, that begin with the window and learn, head by head, how much what is outside of it "
+        "counts",
     )
     closed_attention_start: float | None = described(
         None, "where that learning begins: what is outside counts by this number's sigmoid; by default -4"
@@ -76,6 +81,9 @@ class ModelArguments:
             raise ValueError("model must name a source checkpoint: a folder, a Hub id, or package://name/folder")
         if self.attention_window is not None:
             parse_window(str(self.attention_window))
+        for name in NAMING_LAYERS:
+            if isinstance(said := getattr(self, name), str):
+                parse_every(name, said)
         if not self.from_scratch:
             return
         if self.tokenizer is None:
