@@ -54,6 +54,8 @@ ORDER = [
     "intervals",
     "plots",
     "proof_rows",
+    "scoring",
+    "copies",
     "proof",
     "inspecting",
     "publishing",

@@ -166,7 +166,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
-    command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
+    command.add_argument("--out", help="folder for proof.md, proof.json, proof.png and copies.png")
     _add_file_options(command)
     command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(

@@ -19,7 +19,8 @@ from ..data.masking import FAR_RATE, RowMasker, TokenMasker, masked_share, unspa
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..data.words import Segmenter
 from ..folders import damage
-from ..proof import MaskedDocument, Prover, cutter, score
+from ..proof import Prover
+from ..scoring import MaskedDocument, cutter, score
 from ..source import PretrainingModel, Source
 from ..tables import table
 from .estimates import (
