@@ -17,7 +17,7 @@ import numpy as np
 
 from longbert.finetuning.results.metrics import SingleLabelMetric
 from longbert.intervals import Interval, difference_interval
-from longbert.proof import Scores
+from longbert.scoring import Scores
 from longbert.tables import table
 
 

@@ -35,7 +35,8 @@ from longbert.data.batches import TrainingPlan
 from longbert.data.documents import load_documents
 from longbert.data.held_out import split_held_out
 from longbert.folders import resolve_path
-from longbert.proof import Cutter, MaskedDocument, Piece, Prover, Scores, cutter, framed_piece, score
+from longbert.proof import Prover
+from longbert.scoring import Cutter, MaskedDocument, Piece, Scores, cutter, framed_piece, score
 from longbert.source import PretrainingModel, Source, load_for_pretraining
 from longbert.training.freezing import select_parameters
 from longbert.training.pretraining import make_plan, tokenize_for

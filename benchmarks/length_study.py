@@ -43,6 +43,7 @@ import transformers
 from torch import nn
 
 from longbert import LongBertConfig, LongBertForMaskedLM
+from longbert.data.twins import nearest_twins
 
 
 CHUNK = 510  # tokens of a chunk between [CLS] and [SEP]
@@ -174,26 +175,10 @@ def frequent_of(tokens: np.ndarray) -> np.ndarray:
     return found[np.argsort(-counts, kind="stable")[:FREQUENT]]
 
 
-def nearest(tokens: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """For every place of a row the distance to the nearest other place where its token is visible; 0 if nowhere."""
-    order = np.argsort(tokens, kind="stable")
-    key = tokens[order] * (4 * ROW) + order  # of other tokens further than any distance
-    seen = visible[order]
-    nowhere = 1 << 40
-    before = np.maximum.accumulate(np.where(seen, key, -nowhere))
-    after = np.minimum.accumulate(np.where(seen, key, nowhere)[::-1])[::-1]
-    behind = key - np.concatenate(([-nowhere], before[:-1]))
-    ahead = np.concatenate((after[1:], [nowhere])) - key
-    best = np.minimum(ahead, behind)
-    result = np.zeros(len(tokens), np.int64)
-    result[order] = np.where(best < ROW, best, 0)
-    return result
-
-
 def flags_of(row: np.ndarray, frequent: np.ndarray) -> np.ndarray:
     """Which tokens masking may choose beyond chance."""
     flags, half = np.zeros(len(row), np.uint8), len(row) // 2
-    distance = nearest(row, np.ones(len(row), bool))
+    distance = nearest_twins(row)
     flags[(distance > FAR_DISTANCE) & ~np.isin(row, frequent)] |= FAR
     if len(row) >= 1024:
         late = np.arange(len(row)) >= half + 256
@@ -432,7 +417,7 @@ def make_probe(path: str, most: int | None = None, seed: int = 7) -> Probe:
     distance = np.full(rows.ids.shape, -1)
     for index, (row, length, document) in enumerate(zip(rows.ids, rows.lengths, rows.document, strict=True)):
         words = row[1 : length + 1]
-        found = nearest(words, ~chosen[index, 1 : length + 1])
+        found = nearest_twins(words, ~chosen[index, 1 : length + 1])
         found[np.isin(words, frequent_of(tokens_of(data, document)))] = -1
         distance[index, 1 : length + 1] = found
     row_of, place_of = np.nonzero(chosen)

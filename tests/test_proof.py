@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from longbert import LongBertForMaskedLM
-from longbert.proof import Proof, Prover, Scores, cutter, mask_documents, position_buckets, score
+from longbert.proof import Proof, Prover, position_buckets
 from longbert.proof_rows import AFTER, BEFORE, SAME_CHUNKED
+from longbert.scoring import Scores, cutter, mask_documents, score
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_buckets_cover_all_positions_once():
 def test_the_table_adds_up(tmp_path):
     position = np.tile(np.arange(1024), 2)
     text = np.repeat([0, 1], 1024)
-    proof = Proof(source_length=512, max_seq_length=1024, documents=2)
+    proof = Proof(512, 1024, documents=2, distances=np.zeros(len(text), int))
     chunked = np.where(position < 512, 2.0, 4.0)
     proof.rows["source"] = Scores(text, position, chunked, position % 2 == 0)
     proof.rows["longer"] = Scores(text, position, np.full(2048, 2.0), position % 2 == 0)
@@ -97,7 +98,7 @@ def test_the_table_adds_up(tmp_path):
 def test_the_picture_is_of_the_difference_to_chunks(tmp_path, monkeypatch):
     position = np.concatenate((np.arange(900), np.arange(1024)))  # two texts, the first of which ends sooner
     text = np.repeat([0, 1], [900, 1024])
-    proof = Proof(source_length=512, max_seq_length=1024, documents=2)
+    proof = Proof(512, 1024, documents=2, distances=np.zeros(len(text), int))
     for name, loss in {BEFORE: 9.0, AFTER: 2.0, f"{SAME_CHUNKED} at 512": 4.0}.items():
         proof.rows[name] = Scores(text, position, np.full(len(position), loss), position % 2 == 0)
     drawn = {}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from longbert.proof import Proof, Scores
+from longbert.proof import Proof
+from longbert.scoring import Scores
 from longbert.tables import strict_json, table, with_interval
 
 
@@ -43,7 +44,7 @@ def test_no_json_of_figures_is_written_that_could_hold_nan(file):
 
 def test_a_bucket_without_tokens_is_null_in_the_proof_of_one_text(tmp_path):
     position = np.arange(512)
-    proof = Proof(source_length=512, max_seq_length=1024, documents=1)
+    proof = Proof(512, 1024, documents=1, distances=np.zeros(512, int))
     proof.rows["source"] = Scores(position * 0, position, np.full(512, 2.0), position % 2 == 0)
     proof.rows["longer"] = Scores(position * 0, position, np.full(512, 1.0), position % 2 == 0)
     proof.save(tmp_path)

@@ -20,6 +20,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from .configuration_longbert import NAMING_LAYERS, parse_every
 from .disclosure import HIDDEN, hand_on_token, is_secret, redacted, refuse_secrets
 from .errors import USER_ERRORS
 from .folders import scripts_folder
@@ -59,9 +60,13 @@ class ModelArguments:
     global_tokens: int | None = described(
         None, "how many first tokens see, and are seen by, all others under a window"
     )
-    full_attention_layers: list[int] = described([], "layers that read long texts without the window")
-    closed_attention_layers: list[int] = described(
-        [], "layers that begin with the window and learn, head by head, how much what is outside of it counts"
+    full_attention_layers: list[int] | str = described(
+        [], "layers that read long texts without the window: numbers from 0 on, or every 3rd, which is 2, 5, 8 ..."
+    )
+    closed_attention_layers: list[int] | str = described(
+        [],
+        "layers, named alike, that begin with the window and learn, head by head, how much what is outside of it "
+        "counts",
     )
     closed_attention_start: float | None = described(
         None, "where that learning begins: what is outside counts by this number's sigmoid; by default -4"
@@ -75,6 +80,9 @@ class ModelArguments:
             raise ValueError("model must name a source checkpoint: a folder, a Hub id, or package://name/folder")
         if self.attention_window is not None:
             parse_window(str(self.attention_window))
+        for name in NAMING_LAYERS:
+            if isinstance(said := getattr(self, name), str):
+                parse_every(name, said)
         if not self.from_scratch:
             return
         if self.tokenizer is None:
@@ -118,6 +126,10 @@ class FileArguments:
             raise ValueError(f"delimiter must be one character, got {self.delimiter!r}")
 
 
+RETRIEVAL_AWARE = "retrieval-aware"
+MASKINGS = ("plain", RETRIEVAL_AWARE)
+
+
 @dataclass(kw_only=True)
 class DataArguments(FileArguments):
     """Which documents, and how they are cut and masked."""
@@ -141,6 +153,11 @@ class DataArguments(FileArguments):
         None, "share of rows cut at a random shorter length; by default 0.1 for sentence pairs, as in BERT, else 0"
     )
     mlm_probability: float = described(0.15, "share of tokens to predict")
+    masking: str = described(
+        "plain",
+        "plain, or retrieval-aware: words that can only be copied from further away than the window reaches are "
+        "masked twice as often",
+    )
     whole_word_mask: bool = described(False, "mask whole words: all word pieces of a word or none")
     word_segmenter: str | None = described(
         None,
@@ -157,6 +174,8 @@ class DataArguments(FileArguments):
             raise ValueError("word_segmenter is for whole_word_mask: true")
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must lie between 0 and 1, got {self.mlm_probability}")
+        if self.masking not in MASKINGS:
+            raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {self.masking!r}")
         if not 0 <= (self.short_seq_probability or 0) < 1:
             raise ValueError(f"short_seq_probability must lie between 0 and 1, got {self.short_seq_probability}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import FULL, FileArguments, parse_window
-from .configuration_longbert import LongBertConfig
+from .configuration_longbert import NAMING_LAYERS, LongBertConfig
 from .disclosure import redact_stderr
 from .entry import launch, run
 from .extending import RECIPES
@@ -22,6 +22,7 @@ from .tables import strict_json
 
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
+OVERRIDES = {"position_type", "position_init", "hierarchical_alpha", "attention_window", *NAMING_LAYERS}
 TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
 
 
@@ -37,6 +38,12 @@ def _window(text: str) -> int | None:
         return parse_window(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _layers(text: str) -> list[int] | str:
+    """Numbers of layers, or the words that name them, which the config reads."""
+    numbers = text.split(",")
+    return [int(number) for number in numbers] if all(number.strip().isdecimal() for number in numbers) else text
 
 
 def add_extend(commands: argparse._SubParsersAction) -> None:
@@ -67,6 +74,11 @@ def add_extend(commands: argparse._SubParsersAction) -> None:
         help=f"how many tokens around it a token of a long text sees: an even number, or {FULL}",
         **unsaid,
     )
+    for name, what in (
+        ("full", "layers that read long texts without the window: numbers, 2,5, or 'every 3rd', which is 2, 5, 8 ..."),
+        ("closed", "layers, named alike, that begin with the window and learn to look past it"),
+    ):
+        command.add_argument(f"--{name}-attention-layers", type=_layers, help=what, **unsaid)
     command.add_argument("--encoder-only", action="store_true", help="leave the source's head out")
     command.add_argument("--tokenizer", help="folder or Hub id of a tokenizer, if the source has none")
     command.add_argument(
@@ -89,7 +101,7 @@ def run_extend(arguments: argparse.Namespace) -> int:
     model = extend(arguments.source, arguments.out, **settings)
     print("\n".join([*describe(model), f"written to {arguments.out}"]))
     recipe = arguments.recipe or default_recipe(find_source(arguments.source))
-    overridden = settings.keys() & {"position_type", "position_init", "hierarchical_alpha", "attention_window"}
+    overridden = settings.keys() & OVERRIDES
     if recipe and not overridden and not model.config.is_decoder:
         print(f"expect: {RECIPES[recipe].expect}")
     return 0
@@ -154,7 +166,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
-    command.add_argument("--out", help="folder for proof.md, proof.json and proof.png")
+    command.add_argument("--out", help="folder for proof.md, proof.json, proof.png and copies.png")
     _add_file_options(command)
     command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(

@@ -4,6 +4,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from os.path import exists
 from typing import Any, Literal
@@ -36,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "layer_norm_eps": (0, 1),
     "initializer_range": (0, 1e6),
 }
+NAMING_LAYERS = ("full_attention_layers", "closed_attention_layers")
 AUTO_MAP = {
     "AutoConfig": "configuration_longbert.LongBertConfig",
     "AutoModel": "modeling_longbert.LongBertModel",
@@ -71,9 +73,11 @@ class LongBertConfig(BertConfig):
             `learned-extended` a window of the source length, unless it is told otherwise.
         global_tokens: the first tokens of every text, [CLS] by default, that see and are seen by all under a window;
             `global_attention_mask` names others at call time.
-        full_attention_layers: layers that ignore the window.
-        closed_attention_layers: layers that ignore it too, but begin nearly as if they did not: a weight of each head,
-            `far_gate`, says how much keys outside the window count, and is learned (`closed_attention.py`).
+        full_attention_layers: layers that ignore the window, counted from 0; or "every 3rd", or any other "every Nth",
+            which is kept as the list that it is: the 3rd, 6th, 9th ... layer are layers 2, 5, 8 ....
+        closed_attention_layers: layers, named alike, that ignore it too, but begin nearly as if they did not: a weight
+            of each head, `far_gate`, says how much keys outside the window count, and is learned
+            (`closed_attention.py`).
         closed_attention_start: the value that these weights begin with; far keys count by its sigmoid, 0.018 of a
             near one's weight at -4.
         classifier_pooling: what the pooler, and so a classifier, reads: "cls", [CLS] as BERT, or "mean", the mean of
@@ -98,8 +102,8 @@ class LongBertConfig(BertConfig):
     zero_padding_positions: bool = False
     attention_window: int | None = None
     global_tokens: int = 1
-    full_attention_layers: list[int] | None = None
-    closed_attention_layers: list[int] | None = None
+    full_attention_layers: list[int] | str | None = None
+    closed_attention_layers: list[int] | str | None = None
     closed_attention_start: float | int = -4.0
     classifier_pooling: Literal["cls", "mean"] = "cls"
     extended_from: str | None = None
@@ -112,6 +116,9 @@ class LongBertConfig(BertConfig):
         if self.pretrained_positions == 0:
             from_scratch = self.max_position_embeddings if self.position_type == "learned" else 512
             self.pretrained_positions = min(self.max_position_embeddings, from_scratch)
+        for name in NAMING_LAYERS:
+            if isinstance(said := getattr(self, name), str):
+                setattr(self, name, layers_of(name, said, self.num_hidden_layers))
         _refuse_misspelt(kwargs)
         super().__post_init__(**kwargs)
 
@@ -165,7 +172,9 @@ class LongBertConfig(BertConfig):
             raise ValueError(f"attention_window must be an even number of tokens or None, got {self.attention_window}")
         if self.global_tokens < 0:
             raise ValueError(f"global_tokens must not be negative, got {self.global_tokens}")
-        for name in ("full_attention_layers", "closed_attention_layers"):
+        for name in NAMING_LAYERS:
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} of a config that is there is set to a list, got {getattr(self, name)!r}")
             for layer in getattr(self, name) or []:
                 if not 0 <= layer < self.num_hidden_layers:
                     raise ValueError(f"{name} must lie in 0-{self.num_hidden_layers - 1}, got {layer}")
@@ -267,6 +276,38 @@ def _adopt(cls: type[LongBertConfig], config_dict: dict) -> dict:
         "max_position_embeddings": positions,
         "pretrained_positions": positions,
     }
+
+
+def parse_every(name: str, text: str) -> int:
+    """The N of "every Nth", in the words of English: every 1st, 2nd, 3rd, 4th, ..., 11th, ..., 21st.
+
+    Args:
+        name: of the setting, for messages.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = re.fullmatch(r"every ([1-9][0-9]{0,4})(st|nd|rd|th)", text)
+    number = int(found[1]) if found else 0
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    if not found or found[2] != ending:
+        raise ValueError(
+            f"{name} takes numbers of layers, such as [2, 5], or every Nth, such as every 3rd, which is layers 2, 5, "
+            f"8 ..., got {text!r}"
+        )
+    return number
+
+
+def layers_of(name: str, text: str, layers: int) -> list[int]:
+    """The layers that "every Nth" of so many names: the Nth, the 2Nth, ..., counted from 0 as everywhere else.
+
+    Raises:
+        ValueError: it is something else, or there are fewer than N layers.
+    """
+    step = parse_every(name, text)
+    if step > layers:
+        raise ValueError(f"{name}: {text!r} names none of {layers} layers: N is at most their number")
+    return list(range(step - 1, layers, step))
 
 
 def says_something(config_dict: dict) -> bool:

@@ -1,153 +1,22 @@
-"""The proof: MLM loss by position of an extended model and of its source in chunks, on the same tokens and masks."""
+"""The proof: MLM loss by position of an extended model and of its source in chunks, on the same tokens and masks, and
+what it copies from how far."""
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
-import torch.nn.functional as F
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
-from .data.masking import TokenMasker
+from .copies import Copies, copy_distances, distance_columns
+from .data.features import IGNORE_INDEX
 from .data.rows import RowSettings, make_rows, tokenize
-from .intervals import Measured, measure, plain_interval, sums_by_unit
 from .proof_rows import BEFORE
+from .scoring import Scores, cutter, mask_documents, score
 from .source import PretrainingModel
 from .tables import strict_json, table, with_interval
-
-
-NO_INTERVAL = (math.nan, math.nan)
-
-
-@dataclass
-class MaskedDocument:
-    """A held-out text with its masks drawn once, so that every model and every way of reading predicts the same
-    tokens."""
-
-    input_ids: torch.LongTensor
-    labels: torch.LongTensor
-
-
-@dataclass
-class Piece:
-    """What a model reads at once, a whole text or a chunk: `features` between [CLS] and [SEP], and where in the text
-    each of its tokens stands."""
-
-    features: Features
-    positions: torch.LongTensor
-
-
-Cutter = Callable[[MaskedDocument], list[Piece]]
-
-
-def mask_documents(
-    rows: Iterable[list[int]], tokenizer: PreTrainedTokenizerBase, mlm_probability: float, seed: int
-) -> list[MaskedDocument]:
-    """Draw the fixed masks of held-out rows, `[tokens]` each without special tokens."""
-    mask = TokenMasker(tokenizer, mlm_probability)
-    return [MaskedDocument(*mask(row, seed, index)) for index, row in enumerate(rows)]
-
-
-def framed_piece(
-    tokenizer: PreTrainedTokenizerBase, input_ids: torch.LongTensor, labels: torch.LongTensor
-) -> Features:
-    """Some of a masked text's tokens with [CLS] and [SEP] around them, and their labels."""
-    features = framed(tokenizer, input_ids.tolist())
-    return {name: torch.tensor(ids) for name, ids in {**features, "labels": framed_labels(labels.tolist())}.items()}
-
-
-def cutter(tokenizer: PreTrainedTokenizerBase, chunk_length: int | None = None) -> Cutter:
-    """Leave a document whole, or cut it into chunks of at most `chunk_length` tokens, [CLS] and [SEP] counted."""
-
-    def cut(document: MaskedDocument) -> list[Piece]:
-        size = len(document.input_ids) if chunk_length is None else chunk_length - 2
-        return [
-            Piece(
-                framed_piece(
-                    tokenizer, document.input_ids[start : start + size], document.labels[start : start + size]
-                ),
-                # [CLS] is position 0 of the whole document; the frame of a later chunk has no place of its own
-                torch.arange(start, min(start + size, len(document.input_ids)) + 2),
-            )
-            for start in range(0, len(document.input_ids), size)
-        ]
-
-    return cut
-
-
-@dataclass
-class Scores:
-    """One entry for every masked token: the number of its document, its position there, its loss in nats, whether
-    top-1 is right. Readings of the same documents have the same tokens in the same order."""
-
-    document: np.ndarray
-    position: np.ndarray
-    loss: np.ndarray
-    correct: np.ndarray
-
-    def within(self, start: int, stop: int | None) -> "Scores":
-        """The tokens at positions `start` to `stop - 1`."""
-        chosen = (self.position >= start) & (self.position < (np.inf if stop is None else stop))
-        return Scores(self.document[chosen], self.position[chosen], self.loss[chosen], self.correct[chosen])
-
-    def summary(self) -> dict[str, Any]:
-        """Mean loss and accuracy, NaN where there is no token, and the number of tokens; `loss_interval` is the 95 %
-        interval of the loss over documents, whose tokens are not independent."""
-        count = len(self.loss)
-        return {
-            "loss": float(self.loss.mean()) if count else math.nan,
-            "loss_interval": plain_interval(self._measured(np.ones(count))) if count else NO_INTERVAL,
-            "accuracy": float(self.correct.mean()) if count else math.nan,
-            "tokens": count,
-        }
-
-    def change_from(self, base: "Scores") -> dict[str, Any]:
-        """How many times less or more than another reading's loss this one's is, -0.1 for a tenth less; and its 95 %
-        interval over documents, which both have read."""
-        if not len(self.loss):
-            return {"change": math.nan, "change_interval": NO_INTERVAL}
-        ratio = self._measured(base.loss)
-        low, high = plain_interval(ratio)
-        return {"change": ratio.value - 1, "change_interval": (low - 1, high - 1)}
-
-    def _measured(self, divisor: np.ndarray) -> Measured:
-        """The loss of all documents as a share of something else that their tokens have."""
-        sums = sums_by_unit(np.stack([self.loss, divisor], axis=-1), self.document.tolist())
-        return measure(sums, lambda each: each[..., 0] / each[..., 1])
-
-
-@torch.no_grad()
-def score(
-    model: PretrainingModel,
-    documents: list[MaskedDocument],
-    cut: Cutter,
-    tokenizer: PreTrainedTokenizerBase,
-    description: str = "scoring",
-    pieces_at_once: int = 8,
-) -> Scores:
-    """Predict every masked token of every document once, document by document, the first token first."""
-    was_training = model.training
-    model.eval()
-    parts: list[tuple[torch.Tensor, ...]] = []
-    for number, document in enumerate(tqdm(documents, desc=description, unit="document")):
-        pieces = cut(document)
-        for first in range(0, len(pieces), pieces_at_once):
-            some = pieces[first : first + pieces_at_once]
-            batch = collate([piece.features for piece in some], tokenizer)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            labels = batch.pop("labels")
-            logits, targets = model.labelled_logits(labels, **batch).float(), labels[labels != IGNORE_INDEX]
-            positions = torch.cat([piece.positions[piece.features["labels"] != IGNORE_INDEX] for piece in some])
-            losses = F.cross_entropy(logits, targets, reduction="none")
-            parts.append((torch.full_like(positions, number), positions, losses, logits.argmax(-1) == targets))
-    model.train(was_training)
-    return Scores(*(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)))
 
 
 def position_buckets(max_seq_length: int, source_length: int) -> list[tuple[int, int]]:
@@ -160,11 +29,16 @@ def position_buckets(max_seq_length: int, source_length: int) -> list[tuple[int,
 
 @dataclass
 class Proof:
-    """The table that shows whether an extended model works, row by row, with the settings that it was measured by."""
+    """The tables that show whether an extended model works, row by row, with the settings that it was measured by.
+
+    Args:
+        distances: of the tokens of every row, as from `copy_distances`.
+    """
 
     source_length: int
     max_seq_length: int
     documents: int
+    distances: np.ndarray
     rows: dict[str, Scores] = field(default_factory=dict)
 
     def columns(self) -> dict[str, tuple[int, int | None]]:
@@ -174,7 +48,7 @@ class Proof:
         return {**named, f"≥ {self.source_length}": (self.source_length, None), "all": (0, None)}
 
     def to_dict(self) -> dict:
-        """Everything that the table and the picture show."""
+        """Everything that the tables and the pictures show."""
         return {
             "source_length": self.source_length,
             "max_seq_length": self.max_seq_length,
@@ -186,7 +60,13 @@ class Proof:
                 }
                 for name, scores in self.rows.items()
             },
+            "copies": self.copies().to_dict(),
         }
+
+    def copies(self) -> Copies:
+        """The second table."""
+        columns = distance_columns(self.max_seq_length, self.source_length)
+        return Copies(self.rows, self.distances, columns)
 
     @property
     def baseline(self) -> str:
@@ -208,19 +88,20 @@ class Proof:
         }
 
     def to_markdown(self) -> str:
-        """Loss, its difference to the chunks', and accuracy, by position."""
+        """Loss, its difference to the chunks', and accuracy, by position; and copy tokens by distance."""
         rows = {
             name: [_in_words(cell) for cell in row["buckets"].values()] for name, row in self.to_dict()["rows"].items()
         }
         return (
             f"Held-out MLM loss (nats), its difference to {self.baseline}, both with 95 % intervals over texts, and "
             f"accuracy by position, {self.documents} texts of {self.source_length + 1} to {self.max_seq_length} "
-            f"tokens, the same masks in every row:\n\n{table([*self.columns()], rows)}"
+            f"tokens, the same masks in every row:\n\n{table([*self.columns()], rows)}\n\n"
+            f"{self.copies().to_markdown()}"
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write proof.md, proof.json and proof.png into `folder`."""
-        from .plots import plot_losses
+        """Write proof.md, proof.json, proof.png and, where there are copy tokens, copies.png into `folder`."""
+        from .plots import plot_by_distance, plot_losses
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +113,9 @@ class Proof:
         lines = {name: (row.document, row.position, row.loss) for name, row in rows.items()}
         title = f"{self.documents} held-out texts, the same masks for all"
         plot_losses(lines, self.source_length, self.max_seq_length, title, folder / "proof.png")
+        copies = self.copies()
+        if copies.columns:
+            plot_by_distance(copies.accuracies(), [*copies.columns], title, folder / "copies.png")
 
 
 def _in_words(cell: dict[str, Any]) -> str:
@@ -283,7 +167,8 @@ class Prover:
                 f"none of the tokens of {len(self.texts)} texts is masked, so that there is nothing to predict: raise "
                 f"mlm_probability, which is {mlm_probability:g}, or read more texts"
             )
-        self.proof = Proof(source_length, max_seq_length, len(self.texts))
+        distances = np.concatenate([copy_distances(text) for text in self.texts])
+        self.proof = Proof(source_length, max_seq_length, len(self.texts), distances)
 
     def chunked(self, name: str, model: PretrainingModel) -> None:
         """Add the row of a model that reads chunks of the source's length."""

@@ -27,7 +27,7 @@ from .source import copy_sentence_modules, load_long, saved_tokenizer
 SETTINGS = "config.yaml"
 # what a run has left and a card tells: tables and the pictures that go with them
 TABLES = {
-    "proof.md": {"proof.png": "by position in the text"},
+    "proof.md": {"proof.png": "by position in the text", "copies.png": "copy tokens by distance"},
     "results.md": {"by_position.png": "by position in the text", "lengths.png": "how long the texts are"},
 }
 PICTURES = [picture for pictures in TABLES.values() for picture in pictures]

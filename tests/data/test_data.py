@@ -185,10 +185,10 @@ def test_pairs_exclude_packing(sentences):
         make_rows(sentences, RowSettings(64, objective="mlm+nsp", packing=True))
 
 
-@pytest.fixture
-def plan(tokens, tokenizer):
+@pytest.fixture(params=[None, 4], ids=["plain", "retrieval-aware"])
+def plan(tokens, tokenizer, request):
     def make(plan_class=TrainingPlan, streamed=False, **settings):
-        masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.3), settings.get("packing", False))
+        masker = RowMasker(tokenizer, TokenMasker(tokenizer, 0.3, far=request.param), settings.get("packing", False))
         documents = tokens.to_iterable_dataset() if streamed else tokens
         phases = [
             Phase(steps, length, 64 // length, make_rows(documents, RowSettings(length, **settings)), masker)

@@ -161,9 +161,9 @@ def test_whole_words_are_refused_where_nothing_tells_them(text, refused, streami
     settings = DataArguments(data=["x"], whole_word_mask=True)
     if refused:
         with pytest.raises(ValueError, match="of the tokens belong to scripts that write no spaces.*word_segmenter"):
-            make_mask(tokens, tokenizer, settings)
+            make_mask(tokens, tokenizer, settings, 256)
         settings.word_segmenter = "rjieba"
-    make_mask(tokens, tokenizer, settings)
+    make_mask(tokens, tokenizer, settings, 256)
 
 
 def test_a_segmenter_without_whole_words_is_refused():

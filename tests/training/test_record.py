@@ -37,6 +37,7 @@ REFUSED = {
     "learning_rate": 2e-3,
     "length_schedule": "[[0.5, 32], [0.5, 128]]",
     "lr_scheduler_type": "cosine",
+    "masking": "retrieval-aware",
     "max_grad_norm": 0.5,
     "max_loss_ratio": 5.0,
     "max_position_embeddings": 256,

@@ -104,6 +104,7 @@ def test_the_main_job_ends_in_a_proof_and_a_model(settings, tmp_path):
     [
         ("mlm_probabillity=0.2", "unknown setting 'mlm_probabillity': did you mean mlm_probability"),
         ("max_steps=many", "max_steps must be a whole number, got 'many'"),
+        ("masking=retrieval", "masking must be one of plain, retrieval-aware, got 'retrieval'"),
         ("mlm_probability=2", "mlm_probability must lie between 0 and 1"),
         ("native_length_schedule=[[1.0,512]]", "rows of native_length_schedule must have 4 to 256 tokens"),
         ("length_schedule=[[0.5,64.5],[0.5,128]]", "rows of length_schedule have whole numbers of tokens"),
@@ -200,10 +201,13 @@ def test_a_dry_run_says_what_the_run_costs_and_writes_nothing(tiny_source, tmp_p
         "native_steps": 4,
         "eval_strategy": "steps",
         "eval_steps": 5,
+        "masking": "retrieval-aware",
     }
     file = write_settings(tmp_path, tiny_source, **changes)
     status, output = train(file, "--dry-run")
     assert status == 0, output
+    shares = re.findall(r"retrieval-aware masking: ([\d.]+)% .* nearest twin is more than 32 tokens away", output)
+    assert len(shares) == 3 and 15 < float(shares[-1]) < 30  # the last: the longest rows
     assert "dry run, nothing is written: 12 steps of 256 x 2 tokens" in output
     rows = dict(re.findall(r"^\| (.+?) \| ([\d,]+) \|", output, re.MULTILINE))
     assert rows == {

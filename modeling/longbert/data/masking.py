@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,8 +14,13 @@ import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from .documents import Documents
-from .features import FRAME, Features, collate, framed, framed_labels
+from .features import FRAME, IGNORE_INDEX, Features, collate, framed, framed_labels
+from .twins import leave_one_of_each, nearest_twins
 from .words import CONTINUES, Segmenter, continues_word, is_unspaced
+
+
+FAR_RATE = 2  # times as often as others; measured in docs/study.md, "Using length"
+SAMPLE = 100  # rows or documents that a share is found in
 
 
 def generator_for(*key: Any) -> torch.Generator:
@@ -30,9 +35,16 @@ class TokenMasker:
     Of the `mlm_probability` of tokens, or of words, that are chosen, 80 % of the tokens become [MASK], 10 % a random
     token, 10 % stay.
 
+    With `far`, masking is retrieval-aware: what can be copied from far away, and from nowhere nearer, is chosen twice
+    as often, so that looking there pays. Of a token, or word, with such a place one place at least is left as it is,
+    so that there is something to copy. Our own formulation, after the idea of retrieval-aware masking (arXiv
+    2603.23508), which masks a tenth of the later half's tokens that the earlier half has too, and some first
+    recurrences.
+
     Args:
         whole_word_mask: choose all the word pieces of a word or none.
         segmenter: finds the words of scripts that write no spaces between them.
+        far: tokens past which the nearest twin of a token, or word, in its text is far; None masks all alike.
 
     Raises:
         ValueError: `whole_word_mask` with a tokenizer whose word pieces are not marked by ##.
@@ -44,18 +56,22 @@ class TokenMasker:
         mlm_probability: float,
         whole_word_mask: bool = False,
         segmenter: Segmenter | None = None,
+        far: int | None = None,
     ):
         self.mlm_probability = mlm_probability
-        self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
         self.segmenter = segmenter
+        self.far = far
         self.pieces: list[str] = []
         if whole_word_mask:
             self.pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
             # a vocabulary of Chinese letters may have no piece that continues a word
             if segmenter is None and not any(piece.startswith(CONTINUES) for piece in self.pieces):
                 raise ValueError("whole_word_mask needs a WordPiece tokenizer, whose vocabulary marks pieces by ##")
-            # whole words are chosen here, and transformers' collator only replaces what was chosen
-            self.collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=1.0)
+        # what is chosen here transformers' collator only replaces
+        self.chooses = whole_word_mask or far is not None
+        self.collator = DataCollatorForLanguageModeling(
+            tokenizer, mlm_probability=1.0 if self.chooses else mlm_probability
+        )
 
     def __call__(
         self, input_ids: list[int], *key: Any, second: int | None = None
@@ -72,13 +88,57 @@ class TokenMasker:
 
     def _hidden(self, input_ids: list[int], second: int | None) -> torch.LongTensor:
         """1 at tokens that the collator must leave alone, `[tokens]`."""
-        if not self.pieces:
+        if not self.chooses:
             return torch.zeros(len(input_ids), dtype=torch.long)
+        words = self._words(input_ids, second)
+        drawn = torch.rand(int(words.max()) + 1, generator=self.collator.generator)
+        chosen = drawn < self.mlm_probability
+        if self.far is not None:
+            chosen = self._with_far_copies(drawn.numpy(), words.numpy(), input_ids, second)
+        return (~chosen[words]).long()
+
+    def _words(self, input_ids: list[int], second: int | None) -> torch.LongTensor:
+        """The number of each token's word, `[tokens]`; without whole words each token is one."""
+        if not self.pieces:
+            return torch.arange(len(input_ids))
         continues = torch.tensor(continues_word([self.pieces[index] for index in input_ids], self.segmenter))
         continues[0 if second is None else second] = False
-        words = (~continues).cumsum(-1)
-        chosen = torch.rand(int(words.max()) + 1, generator=self.collator.generator) < self.mlm_probability
-        return (~chosen[words]).long()
+        return (~continues).cumsum(-1)
+
+    def _with_far_copies(
+        self, drawn: np.ndarray, words: np.ndarray, input_ids: list[int], second: int | None
+    ) -> torch.BoolTensor:
+        """Which words are chosen, `[words]`, of a number `drawn` for each. A pair's texts have no twins in common."""
+        starts = np.searchsorted(words, np.arange(len(drawn)))
+        stops = [*starts[1:].tolist(), len(input_ids)]
+        numbers: dict[tuple[int, ...], int] = {}
+        spelled = np.array(
+            [
+                numbers.setdefault((second is not None and start >= second, *input_ids[start:stop]), len(numbers))
+                for start, stop in zip(starts.tolist(), stops, strict=True)
+            ]
+        )
+        is_far = nearest_twins(spelled, places=starts) > self.far
+        chosen = drawn < np.where(is_far, FAR_RATE * self.mlm_probability, self.mlm_probability)
+        return torch.from_numpy(leave_one_of_each(chosen, drawn, spelled, is_far))
+
+
+def masked_share(rows: Documents, masker: "RowMasker", seed: int) -> float:
+    """The share of tokens that are predicted, special ones not counted, in the masks of a first epoch.
+
+    Of many rows, and of a stream's, some are looked at.
+    """
+    some: Iterable[tuple[int, dict[str, Any]]]
+    if isinstance(rows, datasets.IterableDataset):
+        some = enumerate(itertools.islice(rows, SAMPLE))
+    else:
+        chosen = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)).tolist()
+        some = ((number, rows[number]) for number in chosen)
+    masked, total = 0, 0
+    for number, row in some:
+        masked += int((masker(row, seed, 0, number)["labels"] != IGNORE_INDEX).sum())
+        total += sum(map(len, row["texts"]))
+    return masked / max(1, total)
 
 
 def unspaced_share(tokens: Documents, tokenizer: PreTrainedTokenizerBase) -> float:
@@ -89,7 +149,7 @@ def unspaced_share(tokens: Documents, tokenizer: PreTrainedTokenizerBase) -> flo
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     unspaced = np.array([is_unspaced(piece.removeprefix(CONTINUES)) for piece in pieces])
     found, total = 0, 0
-    rows = itertools.islice(tokens, 100) if isinstance(tokens, datasets.IterableDataset) else _ids(tokens)
+    rows = itertools.islice(tokens, SAMPLE) if isinstance(tokens, datasets.IterableDataset) else _ids(tokens)
     for row in rows:
         ids = np.asarray(row["input_ids"])
         found += int(unspaced[ids].sum())

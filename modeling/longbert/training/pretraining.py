@@ -11,14 +11,16 @@ import datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from ..arguments import DataArguments, PretrainingArguments
+from ..arguments import RETRIEVAL_AWARE, DataArguments, PretrainingArguments
+from ..configuration_longbert import LongBertConfig
 from ..data.batches import Phase, StreamedPlan, TrainingPlan
 from ..data.documents import Documents
-from ..data.masking import RowMasker, TokenMasker, unspaced_share
+from ..data.masking import FAR_RATE, RowMasker, TokenMasker, masked_share, unspaced_share
 from ..data.rows import RowCount, RowSettings, make_rows, tokenize
 from ..data.words import Segmenter
 from ..folders import damage
-from ..proof import MaskedDocument, Prover, cutter, score
+from ..proof import Prover
+from ..scoring import MaskedDocument, cutter, score
 from ..source import PretrainingModel, Source
 from ..tables import table
 from .estimates import (
@@ -51,14 +53,20 @@ def tokenize_for(
     return tokenize(documents, tokenizer, run_args.objective != "mlm", data_args.skip_empty)
 
 
-def make_mask(tokens: Documents, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments) -> TokenMasker:
+def make_mask(
+    tokens: Documents, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, reach: int
+) -> TokenMasker:
     """What masks the tokens of a run.
+
+    Args:
+        reach: tokens past which, for retrieval-aware masking, it is far.
 
     Raises:
         ValueError: whole words are to be masked, and nothing tells the words of these texts.
     """
     segmenter = Segmenter(data_args.word_segmenter) if data_args.word_segmenter else None
-    mask = TokenMasker(tokenizer, data_args.mlm_probability, data_args.whole_word_mask, segmenter)
+    far = reach if data_args.masking == RETRIEVAL_AWARE else None
+    mask = TokenMasker(tokenizer, data_args.mlm_probability, data_args.whole_word_mask, segmenter, far)
     share = unspaced_share(tokens, tokenizer) if data_args.whole_word_mask else 0.0
     if share >= UNSPACED_SHARE and segmenter is None:
         raise ValueError(
@@ -67,6 +75,11 @@ def make_mask(tokens: Documents, tokenizer: PreTrainedTokenizerBase, data_args: 
             "whole_word_mask: false"
         )
     return mask
+
+
+def reach_of(config: LongBertConfig) -> int:
+    """Tokens to each side that a token's window reaches; under full attention half of the source's length."""
+    return (config.attention_window or config.pretrained_positions) // 2
 
 
 def make_plan(
@@ -80,7 +93,7 @@ def make_plan(
 
     A step has `per_device_train_batch_size` rows of `max_seq_length`, or as many tokens in shorter rows.
     """
-    mask = make_mask(tokens, source.tokenizer, data_args)
+    mask = make_mask(tokens, source.tokenizer, data_args, reach_of(source.config))
     reach = source.config.max_position_embeddings if run_args.position_sampling == "offset" else None
     masker = RowMasker(source.tokenizer, mask, data_args.packing, reach)
     short = data_args.short_seq_probability
@@ -99,6 +112,11 @@ def make_plan(
         batch_size = args.per_device_train_batch_size * run_args.max_seq_length // length
         if isinstance(rows, datasets.Dataset) and args.process_index == 0:
             print(RowCount.of(tokens, rows, settings))
+        if mask.far is not None and args.process_index == 0:
+            print(
+                f"retrieval-aware masking: {masked_share(rows, masker, args.seed):.1%} of the tokens are predicted: "
+                f"those whose nearest twin is more than {mask.far} tokens away are chosen {FAR_RATE} times as often"
+            )
         if args.max_steps > 0:
             steps = share * args.max_steps
         elif isinstance(rows, datasets.Dataset):
