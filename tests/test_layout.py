@@ -104,6 +104,7 @@ ORDER = [
     "finetuning.applying.shards",
     "finetuning.applying.explaining",
     "finetuning.applying.page",
+    "selecting",
     "cli",
     "__main__",
 ]
