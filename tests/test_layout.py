@@ -108,6 +108,7 @@ ORDER = [
     "finetuning.applying.occlusion",
     "finetuning.applying.explaining",
     "finetuning.applying.page",
+    "selecting",
     "cli",
     "__main__",
 ]

@@ -1,10 +1,11 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | train | finetune | launch | bake | push | predict |
-explain`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake | push |
+predict | explain`."""
 
 import argparse
 import runpy
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -200,12 +201,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     config, source_config = map(LongBertConfig.from_pretrained, (path, source))
     for each in (path, source):
         refuse_without_mlm_head(each)
-    reach, source_length = config.max_position_embeddings, config.pretrained_positions
-    if reach <= source_length:
-        raise ValueError(f"{path} reads {reach} tokens, no more than its source: there is nothing to compare")
-    max_seq_length = reach if arguments.max_seq_length is None else arguments.max_seq_length
-    if not source_length < max_seq_length <= reach:
-        raise ValueError(f"--max-seq-length must be {source_length + 1} to {reach}, got {max_seq_length}")
+    source_length, max_seq_length = _lengths(path, config, arguments.max_seq_length)
     if arguments.documents < 1:
         raise ValueError(f"--documents must be at least 1, got {arguments.documents}")
     tokenizer = load_tokenizer(path, config)
@@ -235,6 +231,73 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     print(prover.proof.to_markdown())
     if arguments.out:
         prover.proof.save(arguments.out)
+    return 0
+
+
+def _lengths(path: str, config: LongBertConfig, asked: int | None) -> tuple[int, int]:
+    """The source's length, and how many tokens are read at once, which must be more."""
+    reach, source_length = config.max_position_embeddings, config.pretrained_positions
+    if reach <= source_length:
+        raise ValueError(f"{path} reads {reach} tokens, no more than its source: there is nothing to compare")
+    max_seq_length = reach if asked is None else asked
+    if not source_length < max_seq_length <= reach:
+        raise ValueError(f"--max-seq-length must be {source_length + 1} to {reach}, got {max_seq_length}")
+    return source_length, max_seq_length
+
+
+def add_select(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("select", help="choose the documents of a corpus that need length, to train on")
+    command.add_argument("data", nargs="+", help="documents: files, globs, folders, package://name/...")
+    command.add_argument("--model", required=True, help=MODEL)
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for scores.jsonl and selected.jsonl; the same command goes on with what was stopped",
+    )
+    command.add_argument("--keep", type=float, default=0.5, help="share of the long documents to keep (default: 0.5)")
+    _add_file_options(command)
+    command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
+    command.add_argument(
+        "--max-seq-length", type=int, help="tokens read at once (default: all that the model reaches)"
+    )
+    command.add_argument("--mlm-probability", type=float, default=0.15, help="share of tokens to predict")
+    command.add_argument("--seed", type=int, default=0, help="seed of the masks")
+    command.set_defaults(run=run_select)
+
+
+def run_select(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from .data.documents import load_documents
+    from .selecting import Reading, select
+    from .source import find_source, load_for_pretraining, load_tokenizer, refuse_without_mlm_head
+
+    if not 0 < arguments.keep <= 1:
+        raise ValueError(f"--keep must be a share, above 0 and at most 1, got {arguments.keep}")
+    path = find_source(arguments.model)
+    config = LongBertConfig.from_pretrained(path)
+    refuse_without_mlm_head(path)
+    reading = Reading(*_lengths(path, config, arguments.max_seq_length), arguments.mlm_probability, arguments.seed)
+    tokenizer = load_tokenizer(path, config)
+    files = _file_settings(arguments)
+    documents = load_documents(
+        arguments.data,
+        arguments.text_column,
+        settings=files,
+        separator=arguments.document_separator,
+        part_size=None,
+    )
+    settings = {
+        "model": path,
+        "data": arguments.data,
+        "text_column": arguments.text_column,
+        "document_separator": arguments.document_separator,
+        **asdict(files),
+    }
+    model = load_for_pretraining(path, config).to(torch.accelerator.current_accelerator() or "cpu")
+    print(select(documents, model, tokenizer, arguments.out, reading=reading, keep=arguments.keep, settings=settings))
+    print(f"scores and texts are in {arguments.out}; to train on them: data={arguments.out / 'selected.jsonl'}")
     return 0
 
 
@@ -491,6 +554,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_inspect,
         add_plot,
         add_evaluate,
+        add_select,
         add_train,
         add_finetune,
         add_launch,

@@ -149,14 +149,18 @@ def score(
     documents: list[MaskedDocument],
     cut: Cutter,
     tokenizer: PreTrainedTokenizerBase,
-    description: str = "scoring",
+    description: str | None = "scoring",
     pieces_at_once: int = 8,
 ) -> Scores:
-    """Predict every masked token of every document once, document by document, the first token first."""
+    """Predict every masked token of every document once, document by document, the first token first.
+
+    Args:
+        description: of the progress bar; None shows none.
+    """
     was_training = model.training
     model.eval()
     parts: list[tuple[torch.Tensor, ...]] = []
-    for number, document in enumerate(tqdm(documents, desc=description, unit="document")):
+    for number, document in enumerate(tqdm(documents, desc=description, unit="document", disable=description is None)):
         pieces = cut(document)
         for first in range(0, len(pieces), pieces_at_once):
             some = pieces[first : first + pieces_at_once]
