@@ -57,6 +57,7 @@ ORDER = [
     "scoring",
     "copies",
     "proof",
+    "probes",
     "inspecting",
     "publishing",
     "extending",

@@ -26,9 +26,7 @@ Bounds = tuple[int, int | None]
 
 def copy_distances(document: MaskedDocument) -> np.ndarray:
     """The distance of every masked token, in tokens, `[masked tokens]`; 0 for those that are no copy tokens."""
-    labels = document.labels.numpy()
-    masked = labels != IGNORE_INDEX
-    tokens = np.where(masked, labels, document.input_ids.numpy())
+    masked, tokens = (document.labels != IGNORE_INDEX).numpy(), document.tokens.numpy()
     found, counts = np.unique(tokens, return_counts=True)
     frequent = found[np.argsort(-counts, kind="stable")[:FREQUENT]]  # of equally frequent ones those of lower number
     distances = nearest_twins(tokens, visible=~masked)
