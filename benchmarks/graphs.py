@@ -2,10 +2,9 @@
 
     python benchmarks/graphs.py [--lengths 64 512 4096 8192 16384] [--ways eager compile jit export onnx] [--threads 2]
 
-A BERT-base of four layers with a window of 512 reads one text, fp32, without gradients. Every way has a process of its
-own, in which one graph is made on a short text and serves every length. Times are medians of `--repeats` passes; memory
-is a pass's peak above what the process held before it (Linux alone). Times are kept apart from other work on the
-machine by nothing: run it on a quiet one.
+A BERT-base of four layers with a window of 512 reads one text, fp32, without gradients. Every way has a process of
+its own, in which one graph is made on a short text and serves every length. Times are medians; memory is a pass's peak
+above what the process held before it (Linux alone). Nothing keeps other work off the machine: run it on a quiet one.
 """
 
 import argparse

@@ -149,9 +149,11 @@ def attention_forward(
     far_gate = getattr(module, "far_gate", None)
     if blocks is not None and windowed:
         parts = (query, key, value, blocks)
-        if far_gate is None:
-            return attend_in_blocks(*parts, scaling), None
-        return attend_closed(*parts, attention_mask, far_gate, scaling), None
+        closed = far_gate is not None
+        output = (
+            attend_closed(*parts, attention_mask, far_gate, scaling) if closed else attend_in_blocks(*parts, scaling)
+        )
+        return output.transpose(1, 2).contiguous(), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     output = attend(query, key, value, layout, scaling, windowed, far_gate)
