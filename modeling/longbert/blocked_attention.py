@@ -33,8 +33,8 @@ class Blocks:
         sees: `[blocks, 1, size, 3 * size + slots]` bool, which of these each query sees.
         global_queries: `[batch_size, slots]`, each row's global tokens.
         sees_all: `[batch_size, 1, slots, seq_length]` bool, which keys of their row they see.
-        outputs: `[batch_size, seq_length]`, where among the outputs of all queries, and then of all global queries, each
-            token's own is.
+        outputs: `[batch_size, seq_length]`, where each token's own output is, among those of all queries and
+            then of all global queries.
     """
 
     queries: torch.Tensor
@@ -73,9 +73,11 @@ def make_blocks(
 
     # behind all tokens stands one that is none: it fills up what is left of slots and of a row's last block
     index = torch.arange(none, device=device).view(batch_size, length)
-    attributes = [texts.ids, texts.places, texts.spans, marked]
-    attributes = [F.pad(each.expand(index.shape).flatten().long(), (0, 1), value=-2) for each in attributes]
-    sees = visible(*attributes[:3], attributes[3] > 0, window)
+    ids, places, spans, is_global = (
+        F.pad(each.expand(index.shape).flatten().long(), (0, 1), value=-2)
+        for each in (texts.ids, texts.places, texts.spans, marked)
+    )
+    sees = visible(ids, places, spans, is_global > 0, window)
     # the last slot is for what is not global, and one more keeps their number from being 1
     slots = torch.where(marked, marked.long().cumsum(-1) - 1, most + 1)
     empty = index.new_full((batch_size, most + 2), none)
