@@ -226,11 +226,11 @@ LINEAR = [
 ]
 
 
-@pytest.mark.parametrize(("layers", "form", "training"), first_then_slow(LINEAR, 1))
-def test_no_graph_holds_anything_n_by_n(layers, form, training):
+@pytest.mark.parametrize("case", first_then_slow(LINEAR, 1), ids=lambda case: "-".join(map(str, case)))
+def test_no_graph_holds_anything_n_by_n(case):
     """Every operation of the compiled graph is watched, forwards and backwards."""
     torch.compiler.reset()
-    length = 4096
+    (layers, form, training), length = case, 4096
     narrow = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 32}
     config = tiny_config(max_position_embeddings=length, attention_window=8, **narrow, **LAYERS[layers])
     model, inputs = LongBertModel(config).train(training), long_batch(length, form)
