@@ -58,6 +58,7 @@ ORDER = [
     "publishing",
     "extending",
     "baking",
+    "exporting",
     "training.meter",
     "training.memory",
     "training.signals",
