@@ -21,7 +21,7 @@ from .baking import plain_config
 from .errors import MendableError
 from .folders import read_json, refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
-from .source import MODULES, copy_sentence_modules, find_source, load_whole, stated_config
+from .source import MODULES, copy_sentence_modules, find_source, load_whole, refuse_what_is_no_model, stated_config
 from .source_weights import find_file
 from .tables import strict_json
 
@@ -251,7 +251,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def refuse_unexportable(path: str) -> None:
-    """Raise `ValueError`, before weights are read, for a model that has no such graph."""
+    """Raise `ValueError`, before weights are read, for what is no model, or one that has no such graph."""
+    refuse_what_is_no_model(path)
     if stated_config(path).get("is_decoder"):
         raise ValueError(
             f"{path} is a decoder (is_decoder), which predicts from a cache that these graphs do not have: export an "
