@@ -24,6 +24,8 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     BertModel,
+    MPNetConfig,
+    MPNetModel,
 )
 
 from longbert.cli import main
