@@ -10,15 +10,15 @@ python benchmarks/serving.py runs/encoder runs/served runs/xquad
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
+from transformers import PreTrainedTokenizerBase
 
-from longbert import LongBertConfig, LongBertModel
 from longbert.data.features import collate, framed
 from longbert.exporting import GRAPH, INT8_GRAPH
 from longbert.finetuning.results.metrics import RetrievalMetric, interval_of_difference
@@ -27,10 +27,12 @@ from longbert.finetuning.retrieval.collection import Retrieval, read_retrieval
 from longbert.tables import table, with_interval
 
 
+FILES = {"graph": GRAPH, "graph of 8 bits": INT8_GRAPH}
 Encode = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 
-def in_pytorch(encoder: SentenceTransformer) -> Encode:
+def in_pytorch(folder: str, **settings: None) -> Encode:
+    encoder = SentenceTransformer(folder, device="cpu", config_kwargs=settings).eval()
     return lambda features: encoder(dict(features))["sentence_embedding"]
 
 
@@ -46,14 +48,9 @@ def in_onnxruntime(file: Path) -> Encode:
 
 
 @torch.no_grad()
-def vectors(encode: Encode, texts: list[list[int]], tokenizer, batch_size: int) -> torch.Tensor:
-    """Unit vectors of token ids; texts of like length together, the longest first."""
-    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
-    found = []
-    for start in range(0, len(order), batch_size):
-        some = [framed(tokenizer, texts[number]) for number in order[start : start + batch_size]]
-        found.append(encode(collate(some, tokenizer)))
-    return normalize(torch.cat(found), dim=-1)[torch.from_numpy(np.argsort(order))]
+def vectors(encode: Encode, texts: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Unit vectors of token ids, one text at a time: with 8 bits its batch mates would change its vector."""
+    return normalize(torch.cat([encode(collate([framed(tokenizer, text)], tokenizer)) for text in texts]), dim=-1)
 
 
 def main() -> None:
@@ -61,34 +58,30 @@ def main() -> None:
     parser.add_argument("encoder", help="a long sentence encoder's folder")
     parser.add_argument("served", type=Path, help="what longbert export --int8 made of it")
     parser.add_argument("test", help="folder of corpus.jsonl and queries.jsonl")
-    parser.add_argument("--batch-size", type=int, default=4)
     arguments = parser.parse_args()
     encoder = SentenceTransformer(arguments.encoder, device="cpu")
-    config = LongBertConfig.from_pretrained(arguments.encoder, attention_window=None)
-    in_full = SentenceTransformer(arguments.encoder, device="cpu")
-    in_full[0].model = LongBertModel.from_pretrained(arguments.encoder, config=config)
-    test = read_retrieval(arguments.test, encoder.tokenizer, config.pretrained_positions)
-    weights = Path(arguments.encoder, "model.safetensors")
+    test = read_retrieval(arguments.test, encoder.tokenizer, encoder[0].model.config.pretrained_positions)
+    weights, files = Path(arguments.encoder, "model.safetensors"), [arguments.served / each for each in FILES.values()]
     rows = {
-        "PyTorch": (in_pytorch(encoder.eval()), weights),
-        "graph, 32 bits": (in_onnxruntime(arguments.served / GRAPH), arguments.served / GRAPH),
-        "graph, 8 bits": (in_onnxruntime(arguments.served / INT8_GRAPH), arguments.served / INT8_GRAPH),
-        "full attention in place of the window": (in_pytorch(in_full.eval()), weights),
+        "PyTorch": (partial(in_pytorch, arguments.encoder), weights),
+        **{name: (partial(in_onnxruntime, file), file) for name, file in zip(FILES, files, strict=True)},
+        "PyTorch, full attention": (partial(in_pytorch, arguments.encoder, attention_window=None), weights),
     }
     titles = ["nDCG@10", "better than PyTorch by (95 %, paired)", "least cosine with PyTorch's", "MB", "seconds"]
-    print(table(titles, compare(rows, test, encoder, arguments.batch_size)))
+    print(table(titles, compare(rows, test, encoder)))
 
 
 def compare(
-    rows: dict[str, tuple[Encode, Path]], test: Retrieval, encoder: SentenceTransformer, batch_size: int
+    rows: dict[str, tuple[Callable[[], Encode], Path]], test: Retrieval, encoder: SentenceTransformer
 ) -> dict[str, list[str]]:
     """The table's cells; each row is compared with the first."""
     most = encoder.max_seq_length - 2
     texts = [each.ids[:most] for each in (*test.queries, *test.documents.values())]
     metric, first, cells = RetrievalMetric(), None, {}
-    for name, (encode, file) in rows.items():
+    for name, (load, file) in rows.items():
+        encode = load()
         start = time.perf_counter()
-        found = vectors(encode, texts, encoder.tokenizer, batch_size)
+        found = vectors(encode, texts, encoder.tokenizer)
         seconds = time.perf_counter() - start
         lines = test.lines(found[: len(test.queries)] @ found[len(test.queries) :].T)
         ranked, right = column(lines, "prediction"), column(lines, "reference")
