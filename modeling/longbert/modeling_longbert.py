@@ -32,14 +32,15 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTra
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import additive, closed_mask, plain_mask
+from .attention import told
 from .configuration_longbert import LongBertConfig
+from .explicit_masks import as_implemented, closed_mask, plain_mask
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding, computing_dtype
 from .text_layout import Flattening, Window
-from .texts import Texts, attended, explicit_mask, first_of, global_marks, is_traced, read_texts, whole_rows
+from .texts import Texts, attended, explicit_mask, first_of, is_traced, read_texts, whole_rows
 from .transplant import register_transplant
 
 
@@ -386,14 +387,17 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             return self._encode_after(cached, inputs, attention_mask, shape, **kwargs)
         texts = read_texts(attention_mask, inputs["position_ids"], shape, self.config.num_attention_heads)
         window = self._window(shape[1])
+        is_longbert = self.config._attn_implementation == LINEAR_ATTENTION
+        with_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if texts is not None and attention_mask is not None:
             inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"])
         if texts is not None and texts.mask is not None:
             self._refuse_unread(window)
             output = super().forward(**inputs, attention_mask=self._as_implemented(texts.mask), **kwargs)
-        elif self._needs_plain_masks(kwargs):
-            masks = self._plain_masks(texts, global_attention_mask, tokens, window)
-            output = super().forward(**inputs, **masks, **kwargs)
+        elif not is_longbert or with_attentions or is_traced():
+            in_blocks = is_longbert and not with_attentions
+            given = (texts, shape, tokens.device, window, global_attention_mask, in_blocks)
+            output = super().forward(**inputs, **told(self.config, self.dtype, *given), **kwargs)
         elif texts is None and window is None and self.sequence_group is None:
             output = super().forward(**inputs, **kwargs)
         else:
@@ -490,40 +494,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             output.hidden_states = tuple(map(whole, output.hidden_states))
         return output
 
-    def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
-        return (
-            self.config._attn_implementation != LINEAR_ATTENTION
-            or kwargs.get("output_attentions", self.config.output_attentions)
-            or is_traced()
-        )
-
-    def _plain_masks(
-        self,
-        texts: Texts | None,
-        global_attention_mask: torch.Tensor | None,
-        tokens: torch.Tensor,
-        window: Window | None,
-    ) -> dict[str, torch.Tensor | None]:
-        """The masks for BERT's own attention: its usual one, unless texts are packed or windowed."""
-        if window is None and (texts is None or not texts.packed):
-            return {"attention_mask": None if texts is None else texts.real}
-        texts = texts or whole_rows((tokens.shape[0], tokens.shape[1]), tokens.device)
-        marked = global_marks(texts, self.config.global_tokens, global_attention_mask)
-        full = self._as_implemented(plain_mask(texts, marked, None))
-        windowed = None if window is None else self._as_implemented(plain_mask(texts, marked, window))
-        return {"attention_mask": full, "window_mask": windowed}
-
     def _as_implemented(self, mask: torch.Tensor) -> torch.Tensor:
-        """An explicit mask in the form that `attn_implementation` takes: bool, or numbers to add to the scores."""
-        implementation = self.config._attn_implementation
-        if implementation not in ("eager", "sdpa", LINEAR_ATTENTION):
-            raise ValueError(
-                "a window, packed documents or a mask of 3 or 4 dimensions need attn_implementation 'longbert', "
-                f"'sdpa' or 'eager', got {implementation!r}"
-            )
-        if mask.is_floating_point():  # -inf throughout a row would be NaN
-            return mask.to(self.dtype).clamp(min=torch.finfo(self.dtype).min)
-        return additive(mask, self.dtype) if implementation == "eager" else mask
+        return as_implemented(mask, self.config._attn_implementation, self.dtype)
 
     def _refuse_unread(self, window: Window | None) -> None:
         """Refuse what needs to know the texts, where the mask says more than padding or packing."""
