@@ -148,10 +148,11 @@ def attention_forward(
     windowed = not getattr(module, "reads_in_full", False)
     far_gate = getattr(module, "far_gate", None)
     if blocks is not None and windowed:
-        parts = (query, key, value, blocks)
         if far_gate is None:
-            return attend_in_blocks(*parts, scaling), None
-        return attend_closed(*parts, attention_mask, far_gate, scaling), None
+            output = attend_in_blocks(query, key, value, blocks, scaling)
+        else:
+            output = attend_closed(query, key, value, blocks, attention_mask, far_gate, scaling)
+        return output.transpose(1, 2).contiguous(), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     output = attend(query, key, value, layout, scaling, windowed, far_gate)

@@ -312,8 +312,9 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
     """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512.
 
     With `attn_implementation="longbert"`, the default, a padded or packed batch is flattened into one row before the
-    embeddings and padded again after the last layer, so that no padding is computed. Other implementations get
-    explicit masks that say the same, at n² memory; so do decoders, `output_attentions`, tracing and compilation.
+    embeddings and padded again after the last layer, so that no padding is computed. Where it is traced or compiled,
+    a window is computed in blocks instead, and full attention by torch. Other implementations, decoders and
+    `output_attentions` get explicit masks that say the same, at n² memory.
 
     Where `sequence_group` is a `torch.distributed` process group, its processes compute a stretch of the flattened row
     each; all are given the same batch, and all get the whole output.

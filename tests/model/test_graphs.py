@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LONG, N, assert_close, batch, table, tiny_config
+from conftest import LONG, N, assert_close, batch, first_then_slow, table, tiny_config
 from test_attention import LargestTensor
 from test_masks import ATTENTION, ROWS, WINDOW, added, all_sight, as_given, models, positions, real_tokens, tokens
 
@@ -68,10 +68,8 @@ def in_onnxruntime(model: LongBertModel, sample: dict[str, torch.Tensor], folder
     return states
 
 
-WAYS = {"compile": compiled, "jit": traced, "export": exported, "onnx": in_onnxruntime}
-every_way = pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in ("export", "onnx"))) for way in WAYS]
-)
+WAYS = {"jit": traced, "compile": compiled, "export": exported, "onnx": in_onnxruntime}
+every_way = pytest.mark.parametrize("way", first_then_slow(WAYS, 1))
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
 
 
@@ -184,6 +182,7 @@ def test_layers_of_every_kind_agree_with_explicit_masks(layers, form, way, graph
             assert_close(graph(**inputs)[real], explicit_states(model, inputs)[real], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["padded", "packed"])
 @table("layers", LAYERS)
 def test_a_compiled_model_trains_as_with_explicit_masks(layers, form):
@@ -200,6 +199,7 @@ def test_a_compiled_model_trains_as_with_explicit_masks(layers, form):
     assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_in_half_precision_and_under_autocast(dtype, graph_of):
     inputs = long_batch(100, "padded")
@@ -217,19 +217,23 @@ def test_in_half_precision_and_under_autocast(dtype, graph_of):
 # --- law 15
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize("form", ["padded", "packed", "marked"])
-@table("layers", LAYERS)
-def test_no_graph_holds_anything_n_by_n(layers, form, training):
+LINEAR = [
+    (layers, form, training)
+    for layers in LAYERS
+    for form in ("padded", "packed", "marked")
+    for training in (False, True)
+    if layers == "window" or form != "packed"  # read in full, packed documents need an explicit mask in a graph
+]
+
+
+@pytest.mark.parametrize("case", first_then_slow(LINEAR, 1), ids=lambda case: "-".join(map(str, case)))
+def test_no_graph_holds_anything_n_by_n(case):
     """Every operation of the compiled graph is watched, forwards and backwards."""
-    if form == "packed" and layers:
-        pytest.skip("read in full, packed documents need an explicit mask in a graph: docs/attention.md")
     torch.compiler.reset()
-    length = 4096
+    (layers, form, training), length = case, 4096
     narrow = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 32}
-    config = tiny_config(max_position_embeddings=length, attention_window=8, **narrow, **layers)
+    config = tiny_config(max_position_embeddings=length, attention_window=8, **narrow, **LAYERS[layers])
     model, inputs = LongBertModel(config).train(training), long_batch(length, form)
-    inputs["input_ids"] = inputs["input_ids"]
     largest = LargestTensor()
 
     def watched(graph: torch.fx.GraphModule, sample: list[torch.Tensor]) -> Callable:
