@@ -90,8 +90,8 @@ def compare(
         interval = interval_of_difference(metric, ranked, first[1], right)
         cells[name] = [
             f"{figure:.4f}",
-            with_interval(figure - first[0], interval, sign="+", digits=4),
-            f"{(found * first[2]).sum(-1).min():.4f}",
+            with_interval(figure - first[0], interval, sign="+", digits=4) if cells else "",
+            f"{(found * first[2]).sum(-1).min():.4f}" if cells else "",
             f"{file.stat().st_size / 1e6:,.0f}",
             f"{seconds:,.0f}",
         ]
