@@ -394,6 +394,7 @@ WORDS = {
     "train": [["train.yaml"], ["max_seq_length=64"], ["--dry-run"], ["data=tables"], ["--help"]],
     "finetune": [["classification", "classification.yaml"], ["strategies=[long]"], ["max_length=32"], ["--dry-run"]],
     "bake": [["long", "OUT"], ["--max-positions", "64"]],
+    "export": [["nowhere", "OUT"], ["--int8"]],
     "push": [["long", "ann/x"], ["--private"], ["--revision", "x"], ["--tag", "v"], ["--create-pr"]],
     "predict": [["long", "tables/a.txt"], ["--text-column", "text"], ["--question", "what"], ["--out", "OUT"]]
     + [["--format", "jsonl"], ["--shard-size", "2"], ["--skip-empty"]],

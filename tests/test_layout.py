@@ -64,6 +64,7 @@ ORDER = [
     "publishing",
     "extending",
     "baking",
+    "exporting",
     "training.meter",
     "training.memory",
     "training.signals",

@@ -1,5 +1,5 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake | push |
-predict | explain`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake | export |
+push | predict | explain`."""
 
 import argparse
 import runpy
@@ -375,6 +375,24 @@ def run_bake(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_export(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write an ONNX graph, window and all, for ONNX Runtime, sentence-transformers, Optimum, Transformers.js",
+    )
+    command.add_argument("model", help=MODEL)
+    command.add_argument("out", help="new or empty folder")
+    command.add_argument("--int8", action="store_true", help="write a second graph, with weights of 8 bits")
+    command.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from .exporting import write_exported
+
+    print("\n".join([*write_exported(arguments.model, arguments.out, arguments.int8), f"written to {arguments.out}"]))
+    return 0
+
+
 def add_push(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("push", help="publish a model on the Hub, with its code, tokenizer and card")
     command.add_argument("model", help=MODEL)
@@ -575,6 +593,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_finetune,
         add_launch,
         add_bake,
+        add_export,
         add_push,
         add_predict,
         add_explain,
