@@ -6,9 +6,9 @@
     python benchmarks/bench.py --cases --out RECORD.json        # the table and the picture of a record again
 
 Time: both processes are built and warmed, then asked in turn, A B A B ..., so that slow drifts of the machine fall on
-both. With one thread a step's time is its processor time, which others who use the machine change least; with more it is
-that of the clock. Memory: the peak of one step above the model and its gradients, in other processes, one at a time,
-under allocator settings that make peaks comparable and steps slower.
+both. With one thread a step's time is its processor time, which others who use the machine change least; with more it
+is that of the clock. Memory: the peak of one step above the model and its gradients, in other processes, one at a
+time, under allocator settings that make peaks comparable and steps slower.
 
 What each case is, is told in cases.py. The record (JSON: every sample, versions, machine, commit, command, allocator)
 keeps the cases of earlier runs that this one does not run again. Ends with an error where a case fails, or two sides
@@ -275,7 +275,7 @@ HEADER = ["case", "time, ours : theirs", "shows", "goal", "memory, ours : theirs
 LEGEND = """
 Both sides in one run, in turn, each in its own process; medians. A ratio with a goal of "at least" is theirs / ours
 (larger is better), with "at most" ours / theirs (smaller is better); in brackets the lowest and the highest pair.
-Memory is the peak above the model and its gradients. Processor times marked DISTURBED are less sure, others no result."""
+Memory is the peak above the model and its gradients. Of times marked DISTURBED, only processor times say anything."""
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
