@@ -41,6 +41,7 @@ FOR_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "10
 # Blocks past 32 MB are otherwise given back and faulted in anew at every operation: at twice the length GELU, copies
 # and LayerNorm then took 7 to 11 times as long. These keep them, as CUDA's allocator does.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+QUANTITIES = ("time", "memory")
 SPARE = 0.1  # of a core: what others may use of those that we do
 
 
@@ -207,7 +208,7 @@ def measure(case: Case, arguments: argparse.Namespace, earlier: Path | None) -> 
     record["environment"] = environment()
     try:
         sides = commands(case, arguments, earlier)
-        if case.time:
+        if case.time and "time" in arguments.quantities:
             allocator = KEEPING if case.keeps_memory else {}
             check = same_to is not None
             record["sides"], samples, difference = compare_times(
@@ -219,7 +220,7 @@ def measure(case: Case, arguments: argparse.Namespace, earlier: Path | None) -> 
             record["difference"] = difference
             if difference is not None and not difference <= same_to:
                 raise NotMeasured(f"failed: results differ by {difference:.1g}, {same_to:.0e} is allowed")
-        if case.memory:
+        if case.memory and "memory" in arguments.quantities:
             record["sides"], samples = compare_memory(sides)
             record["memory"] = judge(goal(case.memory), "bytes", samples, FOR_MEMORY)
     except NotMeasured as reason:
@@ -382,6 +383,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="*", default=list(BY_NAME), metavar="NAME", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--repeats", type=int, default=3, help="time samples of each side")
     parser.add_argument("--threads", type=int, default=1, help="of each side")
+    parser.add_argument("--quantities", nargs="+", choices=QUANTITIES, default=QUANTITIES)
     parser.add_argument("--out", type=Path, default=RESULTS / f"bench-{time.strftime('%Y-%m-%d')}.json")
     parser.add_argument(
         "--against", metavar="REVISION", help="of git; the other side is then our own of that revision"

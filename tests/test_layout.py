@@ -24,6 +24,7 @@ ORDER = [
     "global_attention",
     "text_attention",
     "closed_attention",
+    "halo",
     "attention",
     "losses",
     "source_weights",
