@@ -70,7 +70,6 @@ MODELS = {
     "a full layer": {"attention_window": 16, "full_attention_layers": [1]},
     "a closed layer": {"attention_window": 16, **closed},
 }
-TOLERANCE = {torch.float64: 1e-11, torch.bfloat16: 3e-2}
 draw = torch.Generator().manual_seed(1)
 ids = torch.randint(5, 100, (3, 200), generator=draw)
 whole = torch.ones(3, 200, dtype=torch.long)
@@ -102,18 +101,26 @@ def step(model, group, inputs):
     return {"output": states.detach()[real].double(), **gradients}
 
 
+def off(found, right):
+    return {what: ((each - right[what]).norm() / right[what].norm()).item() for what, each in found.items()}
+
+
 for name, settings in MODELS.items():
-    for dtype, allowed in TOLERANCE.items():
-        torch.manual_seed(0)
-        model = LongBertModel(LongBertConfig(**sizes, **none, **settings)).to(dtype).train()
-        for kind, batch in BATCHES.items():
-            if kind == "marks" and name == "full":
-                continue
-            inputs = {"input_ids": ids, **batch}
-            alone, shared = (step(model, group, inputs) for group in (None, dist.group.WORLD))
-            for what, right in alone.items():
-                error = (shared[what] - right).norm() / right.norm()
-                assert error <= allowed, f"{name}, {dtype}, {kind}, {what}: {error}"
+    torch.manual_seed(0)
+    half = LongBertModel(LongBertConfig(**sizes, **none, **settings)).to(torch.bfloat16).train()
+    exact = LongBertModel(LongBertConfig(**sizes, **none, **settings)).double().train()
+    exact.load_state_dict(half.state_dict())
+    for kind, batch in BATCHES.items():
+        if kind == "marks" and name == "full":
+            continue
+        inputs = {"input_ids": ids, **batch}
+        right = step(exact, None, inputs)
+        for what, error in off(step(exact, dist.group.WORLD, inputs), right).items():
+            assert error <= 1e-11, f"{name}, {kind}, {what}: {error}"
+        # in bf16 as near to what is right as one process is
+        alone, shared = (off(step(half, group, inputs), right) for group in (None, dist.group.WORLD))
+        for what, error in shared.items():
+            assert error <= 1.5 * alone[what] + 2**-8, f"{name}, bf16, {kind}, {what}: {error}, alone {alone[what]}"
 
 # elements that a process is sent in a step, but for the gathering of what the last layer gives
 received = {}
