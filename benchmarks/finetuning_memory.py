@@ -212,7 +212,8 @@ def main() -> int:
         train_bert(case, arguments.out)
         return 0
     file = arguments.out / f"finetuning-memory-cpu-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-    content = {"environment": environment() | {"threads": arguments.threads}, "cases": []}
+    settings = {"threads": arguments.threads, "allocator": {} if arguments.default_allocator else FOR_MEMORY}
+    content = {"environment": environment() | settings, "cases": []}
     print(
         "| tokens | attention | checkpointing | peak, whole process | of it weights, gradients, AdamW | limit | met |"
     )
