@@ -354,7 +354,7 @@ def draw_ratio(axis: Any, height: float, quantity: str, judged: dict[str, Any]) 
     axis.errorbar(value, height, xerr=spread, fmt=MARKERS[quantity], capsize=3, color=color)
     if judged["goal"] is not None:
         axis.plot(judged["goal"], height, "|", color="black", markersize=10)
-    place = (max(value, judged["highest_pair"]), height)
+    place = (max(value, judged["highest_pair"], judged["goal"] or 0), height)
     axis.annotate(
         shown(quantity, judged), place, textcoords="offset points", xytext=(6, 0), va="center", size=7, color=color
     )
