@@ -26,6 +26,7 @@ ORDER = [
     "explicit_masks",
     "closed_attention",
     "blocked_attention",
+    "halo",
     "attention",
     "losses",
     "source_weights",

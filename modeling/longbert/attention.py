@@ -23,6 +23,7 @@ from transformers.utils import logging
 from .blocked_attention import Blocks, attend_closed, attend_in_blocks, make_blocks
 from .closed_attention import ClosedAttention
 from .explicit_masks import additive, as_implemented, plain_mask
+from .halo import Halo, make_halo
 from .kernels import FLASH, kernel_of
 from .text_attention import Plan, TextAttention, make_plan
 from .text_layout import TextLayout, Window
@@ -54,32 +55,46 @@ def attend(
     Returns:
         `[1, num_heads, tokens, head_dim]`.
     """
-    if layout.shard is not None:
-        key, value = layout.shard.gather(key, dim=2), layout.shard.gather(value, dim=2)
     head_dim = query.shape[-1]
     if query.is_cuda and head_dim % 8:  # zeros change no score and are cut off the output
         query, key, value = (F.pad(tensor, (0, -head_dim % 8)) for tensor in (query, key, value))
+    own, halo = (query, key, value), None
+    if layout.shard is not None:
+        halo = _halo(layout, in_full=not windowed or far_gate is not None)
+        key, value = halo.exchange(key), halo.exchange(value)
     kernel = kernel_of(query)
     windowed = windowed and any(stretch.windowed for stretch in layout.stretches)
     if kernel != FLASH and not windowed and layout.stretches:  # torch chooses among its kernels, text by text
         outputs = []
         for part in layout.stretches:
-            q, k, v = query[:, :, part.queries], key[:, :, part.keys], value[:, :, part.keys]
+            keys = part.keys if halo is None else halo.find(part.keys)
+            q, k, v = query[:, :, part.queries], key[:, :, keys], value[:, :, keys]
             outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scaling))
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     elif far_gate is not None and windowed:
-        plans = _plan(layout, kernel, True), _plan(layout, kernel, False)
+        plans = _plan(layout, kernel, True, halo), _plan(layout, kernel, False, halo)
         output = ClosedAttention.apply(query, key, value, far_gate, plans, scaling)
     else:
-        output = TextAttention.apply(query, key, value, _plan(layout, kernel, windowed), scaling)
+        output = TextAttention.apply(query, key, value, _plan(layout, kernel, windowed, halo), scaling)
+    if halo is not None and halo.shared is not None:
+        output = halo.shared.merge(output, own, scaling)
     return output[..., :head_dim]
 
 
-def _plan(layout: TextLayout, kernel: str, windowed: bool) -> Plan:
+def _plan(layout: TextLayout, kernel: str, windowed: bool, halo: Halo | None) -> Plan:
     """Made by the first layer that needs it."""
-    if (kernel, windowed) not in layout.plans:
-        layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
-    return layout.plans[kernel, windowed]
+    key = kernel, windowed, id(halo)
+    if key not in layout.plans:
+        plan = make_plan(layout, kernel, windowed)
+        layout.plans[key] = plan if halo is None else halo.plan(plan)
+    return layout.plans[key]
+
+
+def _halo(layout: TextLayout, in_full: bool) -> Halo:
+    """Made by the first layer that needs it."""
+    if in_full not in layout.halos:
+        layout.halos[in_full] = make_halo(layout, in_full)
+    return layout.halos[in_full]
 
 
 def told(

@@ -1,5 +1,5 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake | export |
-push | predict | explain`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake |
+export | push | predict | explain`."""
 
 import argparse
 import runpy

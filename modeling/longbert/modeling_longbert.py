@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     MaskedLMOutput,
@@ -28,7 +30,13 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     TokenClassifierOutput,
 )
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings,
+    BertForPreTrainingOutput,
+    BertIntermediate,
+    BertOutput,
+    BertSelfAttention,
+)
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
@@ -45,6 +53,8 @@ from .transplant import register_transplant
 
 
 logger = logging.get_logger(__name__)
+
+RECOMPUTED_FROM = 2**22  # numbers in an activation; below it the time to recompute it would be seen and its memory not
 
 
 class DoesNotFitError(ValueError, RuntimeError):
@@ -308,6 +318,36 @@ class LongBertSelfAttention(BertSelfAttention):
         return super().forward(hidden_states, mask, *args, **kwargs)
 
 
+class LongBertIntermediate(BertIntermediate):
+    """BERT's first half of the MLP, less its activation function, which `LongBertOutput` applies."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(hidden_states)
+
+
+class LongBertOutput(BertOutput):
+    """BERT's activation function and second half of the MLP.
+
+    A long activation is not kept for the backward pass but computed again there, from what it was computed from, which
+    is kept anyway: a quarter less of what training a layer holds, and the same gradients bit for bit.
+    """
+
+    def __init__(self, config: LongBertConfig):
+        super().__init__(config)
+        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        if hidden_states.requires_grad and not is_traced() and hidden_states.numel() >= RECOMPUTED_FROM:
+            # recomputing ends once all is there that was not kept: the product is not among it
+            hidden_states = checkpoint(self._project, hidden_states, use_reentrant=False)
+        else:
+            hidden_states = self._project(hidden_states)
+        return self.LayerNorm(self.dropout(hidden_states) + input_tensor)
+
+    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.activation(hidden_states))
+
+
 class LongBertModel(LongBertPreTrainedModel, BertModel):
     """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512.
 
@@ -326,6 +366,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         self.embeddings = LongBertEmbeddings(self.config)
         for index, layer in enumerate(self.encoder.layer):
             layer.attention.self = LongBertSelfAttention(self.config, layer_idx=index)
+            layer.intermediate, layer.output = LongBertIntermediate(self.config), LongBertOutput(self.config)
 
     def forward(
         self,
