@@ -23,7 +23,9 @@ from longbert.arguments import ModelArguments
 from longbert.finetuning.results.metrics import RetrievalMetric
 from longbert.finetuning.retrieval.collection import read_retrieval
 from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
-from longbert.finetuning.retrieval.encoders import WAYS, Reading, exchange_model, load_encoder, read
+from longbert.finetuning.retrieval.encoders import exchange_model, load_encoder
+from longbert.finetuning.retrieval.reading import Reading, read
+from longbert.finetuning.retrieval.ways import WAYS
 from longbert.folders import damage
 from longbert.source import Source
 

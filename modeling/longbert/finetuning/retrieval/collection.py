@@ -1,5 +1,6 @@
 """Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
 
+import json
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -41,10 +42,12 @@ class RetrievalArguments(FileArguments):
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids without special tokens, and the group among which a query's documents are sought; None for all."""
+    """Token ids without special tokens, the group among which a query's documents are sought, None for all, and the
+    text."""
 
     ids: list[int]
     group: str | None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Query:
         documents: ids of the documents that are right.
         evidence: token of the first of them, [CLS] counted, at which the evidence begins; None where it is not known.
         group: of its documents; where they have none, how long the first of them is.
+        text: what it asks.
     """
 
     id: str
@@ -63,6 +67,7 @@ class Query:
     documents: list[str]
     evidence: int | None
     group: str
+    text: str = ""
 
 
 @dataclass
@@ -185,6 +190,14 @@ def read_retrieval(
     return _retrieval(folder, corpus, queries, tokenizer, source_length)
 
 
+def write_retrieval(folder: str | Path, corpus: list[dict[str, Any]], queries: list[dict[str, Any]]) -> None:
+    """Write a test as `read_retrieval` reads it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        Path(folder, f"{name}.jsonl").write_text(text, "utf-8")
+
+
 def _read_lines(file: Path, columns: tuple[str, ...], settings: FileArguments) -> list[dict[str, Any]]:
     """The objects of a jsonl file, their ids as text."""
     lines: list[dict[str, Any]] = []
@@ -225,7 +238,7 @@ def _retrieval(
     if copies := len(texts) - len({*texts.values()}):
         print(f"{where}: {copies:,} of {len(texts):,} documents have the text of another one, and tie with it")
     documents = {
-        line["id"]: Document(ids, str(line["group"]) if grouped else None)
+        line["id"]: Document(ids, str(line["group"]) if grouped else None, line["text"])
         for line, ids in zip(corpus, tokens(list(texts.values())), strict=True)
     }
     longest = max(len(document.ids) for document in documents.values()) + 2
@@ -238,7 +251,8 @@ def _retrieval(
         first = documents[right[0]]
         length = len(first.ids) + 2
         group = first.group or next(title for stop, title in buckets.items() if length <= stop)
-        made.append(Query(line["id"], ids, right, _evidence(where, line, texts[right[0]], tokens), group))
+        evidence = _evidence(where, line, texts[right[0]], tokens)
+        made.append(Query(line["id"], ids, right, evidence, group, line["text"]))
     groups = dict.fromkeys(str(line["group"]) for line in grouped) or buckets.values()
     present = {query.group for query in made}
     return Retrieval(documents, made, [group for group in groups if group in present])
