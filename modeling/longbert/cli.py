@@ -22,7 +22,7 @@ from .tables import strict_json
 
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
-TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
+TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding", "reranking")
 
 
 class _Parser(argparse.ArgumentParser):

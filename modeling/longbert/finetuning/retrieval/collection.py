@@ -78,23 +78,26 @@ class Retrieval:
     queries: list[Query]
     groups: list[str]
 
+    def of_their_group(self, similarities: torch.Tensor) -> torch.Tensor:
+        """`[queries, documents]` with -inf for the documents of other groups than a query's own."""
+        groups = [document.group for document in self.documents.values()]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        theirs = torch.tensor([numbers[group] for group in groups])
+        ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
+        return similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
+
     def lines(self, similarities: torch.Tensor) -> Lines:
         """Rank the documents for each query, as LongEmbed (Zhu et al. 2024, arXiv 2404.12096, section 3) among those
         of its own group, where documents have groups.
 
         Args:
-            similarities: `[queries, documents]`; documents tie where they are equal.
+            similarities: `[queries, documents]`; documents tie where they are equal, and are not found at -inf.
 
         Returns:
             What `Report` reads: for each query the best ids, in place of an id a list of those that tie; the right
             ids, where its evidence stands, its group.
         """
-        names = list(self.documents)
-        groups = [document.group for document in self.documents.values()]
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        theirs = torch.tensor([numbers[group] for group in groups])
-        ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
-        allowed = similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
+        names, allowed = list(self.documents), self.of_their_group(similarities)
         last = allowed.topk(min(RANKED, len(names))).values[:, -1]
         lines = []
         for query, scores, least in zip(self.queries, allowed, last, strict=True):

@@ -9,7 +9,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,13 @@ from transformers import set_seed
 
 from ...arguments import ModelArguments, described
 from ...data.features import FRAME
-from ...data.fingerprints import Fingerprint, of_rows
 from ...source import Source
 from ...training.estimates import (
     Estimate,
     Part,
-    checkpoint_seconds,
-    forget,
-    happenings,
     on_trial,
     rate_of,
-    try_steps,
+    try_training,
 )
 from ...training.freezing import freeze_pooler, select_parameters
 from ...training.memory import checkpoint_activations, memory_of, peak_memory, reset_peak_memory
@@ -44,18 +40,17 @@ from ...training.sharding import division
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
 from ..results.costs import Cost, RunMeter
 from ..results.metrics import Figures, RetrievalMetric
-from ..results.report import Lines, Report, decided_within
+from ..results.report import Lines
 from ..strategies import Reader
-from .bm25 import read_words
+from .bm25 import NOTHING, run_of_words
 from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
 from .contrastive import EmbeddingTrainer, MultiVectorTrainer, PairCollator, PairTrainer, RetrievalEvaluator
 from .encoders import KINDS, exchange_model, load_encoder, with_token_vectors
 from .reading import Reading, TokenReading, read
+from .reporting import fingerprints, lengths_of, reporter
 from .ways import NAMES, Way, refuse_sizes, refuse_ways, way_of
 
 
-BM25 = "BM25"
-NOTHING = dict.fromkeys(("training", "evaluations", "checkpoints", "test"), Part(0, 0.0))
 OBJECTIVES: dict[bool, tuple[type, type]] = {  # by whether every token has a vector
     False: (EmbeddingTrainer, CachedMultipleNegativesRankingLoss),
     True: (MultiVectorTrainer, CachedMultiVectorMultipleNegativesRankingLoss),
@@ -165,30 +160,6 @@ class Comparison:
             row.trains,
             predict=lambda: self._predictions(row, folder),
             estimate=lambda: self._estimate(row),
-        )
-
-    def words(self) -> Run:
-        """The row of BM25, which every table has."""
-        folder = Path(self.args.output_dir, "bm25")
-        return Run(BM25, folder, False, predict=self._by_words, estimate=self._estimate_words)
-
-    def _by_words(self) -> tuple[Lines, Cost]:
-        """BM25's ranking, and its cost; it has no vectors."""
-        meter, start = RunMeter(self.args.device), time.perf_counter()
-        documents = [document.text for document in self.test.documents.values()]
-        reading = read_words(documents, [query.text for query in self.test.queries])
-        cost = meter.cost(time.perf_counter() - start, reading.tokens, len(documents))
-        return self.test.lines(reading.scores), dataclasses.replace(cost, stored_bytes=reading.stored)
-
-    def _estimate_words(self) -> Estimate:
-        """By doing it."""
-        _, cost = self._by_words()
-        return Estimate(
-            parts=NOTHING | {"test": Part(1, cost.prediction_seconds)},
-            peak_memory=cost.peak_memory,
-            memory_of=cost.memory_of,
-            training_rate=None,
-            prediction_rate=cost.prediction_tokens / cost.prediction_seconds,
         )
 
     def _way(self, row: Row) -> Way:
@@ -307,16 +278,17 @@ class Comparison:
             with tempfile.TemporaryDirectory() as folder:
                 settings = on_trial(self._arguments(encoder, row, Path(folder)), folder)
                 longest = _different(self.pairs, 2 * args.train_batch_size)
-                trainer = self._trainer(encoder, row, dataclasses.replace(settings, max_steps=2), longest)
-                try_steps(trainer)
-                forget(trainer)
-                trainer = self._trainer(encoder, row, settings)
                 steps, steps_an_epoch = self._steps()
-                timed, often = try_steps(trainer), happenings(trainer, steps, steps_an_epoch)
-                saving = checkpoint_seconds(trainer) if often["save"] else 0.0
-            training_rate = timed.tokens_a_second
+                trial = try_training(
+                    lambda settings, pairs: self._trainer(encoder, row, settings, pairs),
+                    settings,
+                    longest,
+                    steps,
+                    steps_an_epoch,
+                )
+            training_rate, often = trial.tokens_a_second, trial.often
             parts["training"] = Part(steps, self._tokens_a_step(encoder) / training_rate)
-            parts["checkpoints"] = Part(often["save"], saving)
+            parts["checkpoints"] = Part(often["save"], trial.seconds_a_checkpoint)
         rate = self._reading_rate(encoder, way)
         if self.validation is not None:
             parts["evaluations"] = Part(often["evaluate"], _tokens(self.validation, encoder, way) / rate)
@@ -430,42 +402,17 @@ def run_embedding(
     pairs, validation = datasets.Dataset.from_list([]), None
     if any(row.trains for row in rows):
         pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
-    record.begin(source.digest(), _fingerprints(pairs, validation, test))
+    record.begin(source.digest(), fingerprints(pairs, validation, test))
     if args.process_index == 0:
         modules = ", ".join(type(module).__name__ for module in encoder)
         print(f"{source.path}: {modules}, {encoder.max_seq_length} tokens")
     comparison = Comparison(source, test, pairs, validation, run_args, args)
     reach = max(Reader.of(way_of(row.strategy), source, run_args.max_length).at_once for row in rows)
 
-    lengths = [len(document.ids) + FRAME for document in test.documents.values()]
     extended = [row.title for row in rows if way_of(row.strategy).extended]
-
-    def report(results: dict[str, Lines], costs: dict[str, Cost]) -> Report:
-        return Report(
-            comparison.metric,
-            decided_within,
-            results,
-            source_length,
-            reach,
-            test.groups,
-            costs,
-            extended,
-            lengths,
-            {query.id: query.documents[0] for query in test.queries},
-        )
-
-    runs = [*map(comparison.run, rows), comparison.words()]
-    compare(runs, report, lengths, source_length, record)
-
-
-def _fingerprints(pairs: datasets.Dataset, validation: Retrieval | None, test: Retrieval) -> dict[str, Fingerprint]:
-    """Of the pairs to train on, and of the documents and queries of each test."""
-    parts: dict[str, Iterable[Any]] = {"pairs": pairs}
-    for name, retrieval in (("validation", validation), ("test", test)):
-        if retrieval is not None:
-            parts[f"{name} documents"] = [[name, vars(each)] for name, each in retrieval.documents.items()]
-            parts[f"{name} queries"] = map(vars, retrieval.queries)
-    return {name: of_rows(part) for name, part in parts.items()}
+    report = reporter(comparison.metric, test, source_length, reach, extended)
+    runs = [*map(comparison.run, rows), run_of_words(test, args)]
+    compare(runs, report, lengths_of(test), source_length, record)
 
 
 def _refuse_settings(model_args: ModelArguments, args: SentenceTransformerTrainingArguments) -> None:
