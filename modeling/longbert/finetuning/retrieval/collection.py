@@ -29,6 +29,12 @@ class RetrievalArguments(FileArguments):
     query_column: str = described("query", "column of the queries in train_file")
     document_column: str = described("document", "column of the documents in train_file")
     id_column: str | None = described(None, "column that names a pair in error messages; by default its number")
+    evidence_column: str | None = described(
+        None, "column of train_file with the character of the document at which what answers the query begins"
+    )
+    balance_evidence: bool = described(
+        False, "train as often on answers in the first, the middle and the last third of a document; rarer ones repeat"
+    )
     validation_folder: str | None = described(
         None, "chooses the best checkpoint; by default every tenth document of train_file, with its queries"
     )
@@ -38,6 +44,8 @@ class RetrievalArguments(FileArguments):
         super().__post_init__()
         if self.test_folder is None:
             raise ValueError("test_folder must name a folder with corpus.jsonl and queries.jsonl")
+        if self.balance_evidence and self.evidence_column is None:
+            raise ValueError("balance_evidence needs to know where answers stand: set evidence_column")
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,13 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
     if arguments.train_file is None:
         raise ValueError("training needs pairs: set train_file, or train: [none]")
     names = {"query": arguments.query_column, "document": arguments.document_column, "id": arguments.id_column}
+    names |= {"evidence": arguments.evidence_column}
 
     def parse(values: dict[str, Any]) -> dict[str, Any]:
-        return {kind: as_text(values[kind], kind) for kind in ("query", "document")}
+        texts = {kind: as_text(values[kind], kind) for kind in ("query", "document")}
+        if arguments.evidence_column is None:
+            return texts
+        return texts | {"third": _third(values["evidence"], len(texts["document"]))}
 
     pairs = read_examples(arguments.train_file, names, parse, arguments).remove_columns("place")
 
@@ -138,6 +150,39 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
         return {"length": [len(ids) for ids in tokenizer(batch["document"], verbose=False)["input_ids"]]}
 
     return pairs.map(measure, batched=True, desc="tokenizing")
+
+
+def _third(evidence: Any, length: int) -> int:
+    """Of a document of so many characters, in which evidence begins: 0, 1 or 2."""
+    start = int(evidence) if isinstance(evidence, float) and evidence.is_integer() else evidence
+    if isinstance(start, str) and start.isdecimal():
+        start = int(start)
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < length:
+        raise ValueError(f"evidence must be a character of its document, 0 to {length - 1}, got {evidence!r:.80}")
+    return 3 * start // length
+
+
+def balance(pairs: datasets.Dataset) -> datasets.Dataset:
+    """As often each third of a document in which evidence stands: pairs of the rarer ones repeat. After position-balanced
+    pairs (arXiv 2605.26578); no text is changed.
+
+    Raises:
+        ValueError: a third has no pair.
+    """
+    places: list[list[int]] = [[], [], []]
+    for place, third in enumerate(pairs["third"]):
+        places[third].append(place)
+    counts = [len(some) for some in places]
+    if not all(counts):
+        raise ValueError(
+            f"answers stand in the first, middle and last third of {counts[0]:,}, {counts[1]:,} and {counts[2]:,} "
+            "documents of train_file: balance_evidence needs some in each"
+        )
+    print(
+        f"train_file: answers in the first, middle and last third of {', '.join(map(str, counts))} documents, balanced"
+    )
+    repeated = [some[number % len(some)] for number in range(max(counts)) for some in places]
+    return pairs.select(sorted(repeated))
 
 
 def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
@@ -168,6 +213,25 @@ def hold_out(
         for pair in pairs.select(inside)
     ]
     return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, source_length)
+
+
+def training_pairs(
+    arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase, source_length: int, evaluates: bool
+) -> tuple[datasets.Dataset, Retrieval | None]:
+    """The pairs to train on, `query`, `document`, `id` and `length`, and the test that chooses the best checkpoint, if
+    one is chosen.
+
+    Raises:
+        ValueError: no pairs, or some that cannot be used.
+    """
+    pairs, validation = read_pairs(arguments, tokenizer), None
+    if arguments.validation_folder:
+        validation = read_retrieval(arguments.validation_folder, tokenizer, source_length, arguments)
+    elif evaluates:
+        pairs, validation = hold_out(pairs, tokenizer, source_length)
+    if arguments.balance_evidence:
+        pairs = balance(pairs)
+    return pairs.select_columns(["query", "document", "id", "length"]), validation
 
 
 def read_retrieval(

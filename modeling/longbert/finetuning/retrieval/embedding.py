@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers import (
+    MultiVectorEncoder,
+    MultiVectorEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.base import BaseModel
 from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.base.training_args import BaseTrainingArguments
 from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from transformers import set_seed
@@ -43,7 +49,7 @@ from ..results.metrics import Figures, RetrievalMetric
 from ..results.report import Lines
 from ..strategies import Reader
 from .bm25 import NOTHING, run_of_words
-from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
+from .collection import Retrieval, RetrievalArguments, read_retrieval, refuse_few, training_pairs
 from .contrastive import EmbeddingTrainer, MultiVectorTrainer, PairCollator, PairTrainer, RetrievalEvaluator
 from .encoders import KINDS, exchange_model, load_encoder, with_token_vectors
 from .reading import Reading, TokenReading, read
@@ -227,7 +233,7 @@ class Comparison:
         self,
         encoder: BaseModel,
         row: Row,
-        args: SentenceTransformerTrainingArguments,
+        args: BaseTrainingArguments,
         pairs: datasets.Dataset | None = None,
     ) -> PairTrainer:
         """The trainer of a row.
@@ -331,7 +337,7 @@ class Comparison:
             batches, lambda some: _tokens(of(some), encoder, way), lambda some: read(encoder, of(some), way, size)
         )
 
-    def _arguments(self, encoder: BaseModel, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
+    def _arguments(self, encoder: BaseModel, row: Row, folder: Path) -> BaseTrainingArguments:
         """One run's settings."""
         changes: dict[str, Any] = {
             "output_dir": str(folder),
@@ -343,7 +349,10 @@ class Comparison:
         if row.train == "positions" and self.run_args.positions_learning_rate is not None:
             changes["learning_rate"] = self.run_args.positions_learning_rate
         best = choosing_the_best(self.run_args, self.args, self.metric)
-        return dataclasses.replace(self.args, **changes, **best)
+        if not self._way(row).by_token:
+            return dataclasses.replace(self.args, **changes, **best)
+        told = {each.name: getattr(self.args, each.name) for each in dataclasses.fields(self.args) if each.init}
+        return MultiVectorEncoderTrainingArguments(**{**told, **changes, **best})
 
 
 def _different(pairs: datasets.Dataset, number: int) -> datasets.Dataset:
@@ -442,7 +451,8 @@ def _training_examples(
     source_length: int,
 ) -> tuple[datasets.Dataset, Retrieval | None]:
     """The pairs to train on, and the test that chooses the best checkpoint, if one is chosen."""
-    pairs = read_pairs(retrieval_args, encoder.tokenizer)
+    evaluates = args.eval_strategy != "no"
+    pairs, validation = training_pairs(retrieval_args, encoder.tokenizer, source_length, evaluates)
     refuse_few(pairs, args.train_batch_size)
     if (
         "positions" in run_args.train
@@ -453,7 +463,4 @@ def _training_examples(
             f"no document of train_file has more than {source_length} tokens, so no new position would be trained: "
             "set position_sampling to offset, or train on longer documents"
         )
-    if retrieval_args.validation_folder:
-        folder = retrieval_args.validation_folder
-        return pairs, read_retrieval(folder, encoder.tokenizer, source_length, retrieval_args)
-    return hold_out(pairs, encoder.tokenizer, source_length) if args.eval_strategy != "no" else (pairs, None)
+    return pairs, validation

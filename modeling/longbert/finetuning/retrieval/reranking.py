@@ -28,7 +28,7 @@ from ..results.metrics import Figures, RetrievalMetric
 from ..results.report import Lines
 from ..strategies import Reader
 from .bm25 import NOTHING, run_of_words
-from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval
+from .collection import Retrieval, RetrievalArguments, read_retrieval, training_pairs
 from .reporting import fingerprints, lengths_of, reporter
 from .reranker import (
     Candidates,
@@ -287,13 +287,8 @@ def _training_examples(
     reach: int,
 ) -> tuple[datasets.Dataset, Retrieval | None]:
     """The labelled pairs to train on, and the test that chooses the best checkpoint, if one is chosen."""
-    pairs, validation = read_pairs(retrieval_args, source.tokenizer), None
-    source_length = source.native.pretrained_positions
-    if retrieval_args.validation_folder:
-        folder = retrieval_args.validation_folder
-        validation = read_retrieval(folder, source.tokenizer, source_length, retrieval_args)
-    elif args.eval_strategy != "no":
-        pairs, validation = hold_out(pairs, source.tokenizer, source_length)
+    evaluates, source_length = args.eval_strategy != "no", source.native.pretrained_positions
+    pairs, validation = training_pairs(retrieval_args, source.tokenizer, source_length, evaluates)
     labelled = label_pairs(pairs, run_args.negatives, source.tokenizer, reach)
     if all(labelled["label"]):
         raise ValueError("train_file has one document, so no wrong one to tell it from: give it more")
