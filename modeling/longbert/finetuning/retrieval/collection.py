@@ -163,8 +163,8 @@ def _third(evidence: Any, length: int) -> int:
 
 
 def balance(pairs: datasets.Dataset) -> datasets.Dataset:
-    """As often each third of a document in which evidence stands: pairs of the rarer ones repeat. After position-balanced
-    pairs (arXiv 2605.26578); no text is changed.
+    """As often each third of a document in which evidence stands, after position-balanced pairs (arXiv 2605.26578):
+    pairs of the rarer ones repeat, and no text is changed.
 
     Raises:
         ValueError: a third has no pair.
