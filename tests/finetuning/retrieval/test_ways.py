@@ -204,7 +204,7 @@ def test_a_number_is_the_tokens_of_a_piece():
 
 @pytest.mark.parametrize(
     "strategies",
-    [["long-128"], ["chunk-max-0"], ["chunk-max-"], ["chunk-max--5"], ["chunk-max-a"], ["multi-vector-9"], [""]],
+    [["long-128"], ["chunk-max-0"], ["chunk-max-"], ["chunk-max--5"], ["chunk-max-a"], ["multi-vector-9"], [""], []],
 )
 def test_names_that_say_nothing_are_refused(strategies):
     with pytest.raises(ValueError, match=r"strategies must be of long, .*as in chunk-max-128; got"):

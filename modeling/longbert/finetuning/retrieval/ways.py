@@ -74,8 +74,8 @@ def way_of(name: str, source_length: int | None = None) -> Way:
 def refuse_ways(names: Sequence[str]) -> None:
     """Raise `ValueError` where names of ways are none, unknown, or there twice."""
     unknown = [name for name in names if _parts(name)[0] not in WAYS]
-    if unknown:
-        raise ValueError(f"strategies must be of {NAMES}; got {', '.join(unknown)}")
+    if unknown or not names:
+        raise ValueError(f"strategies must be of {NAMES}; got {', '.join(unknown) or 'none'}")
     refuse_names("strategies", names, names)
 
 
