@@ -239,7 +239,7 @@ def commands() -> dict:
 
 
 def test_every_option_of_every_command_has_a_help_text():
-    assert len(commands()) == 12
+    assert len(commands()) == 13
     for name, command in commands().items():
         for action in command._actions:
             assert action.help, (name, action.dest)

@@ -24,7 +24,7 @@ from .tables import strict_json
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
 OVERRIDES = {"position_type", "position_init", "hierarchical_alpha", "attention_window", *NAMING_LAYERS}
-TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
+TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding", "reranking")
 
 
 class _Parser(argparse.ArgumentParser):
