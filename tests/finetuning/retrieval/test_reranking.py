@@ -177,6 +177,7 @@ def test_a_finished_reranker_reads_chunks_without_training():
     assert RerankingArguments(strategies=["long", "chunk-max"], train=False).strategies == ["long", "chunk-max"]
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_saved_and_said(desk, source, tmp_path, capsys):
     run = rerank(desk, source, tmp_path / "run", strategies=list(WAYS_READ), max_steps=2, save_strategy="no")
     results = json.loads((run / "results.json").read_text())
