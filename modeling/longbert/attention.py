@@ -26,7 +26,7 @@ from .explicit_masks import additive, as_implemented, plain_mask
 from .kernels import FLASH, kernel_of
 from .text_attention import Plan, TextAttention, make_plan
 from .text_layout import TextLayout, Window
-from .texts import Texts, global_marks, whole_rows
+from .texts import Texts, global_marks, is_traced, whole_rows
 
 
 logger = logging.get_logger(__name__)
@@ -132,7 +132,7 @@ def attention_forward(
 
     Attention dropout is never applied: no linear-memory kernel has it on every device. Hidden dropout stays.
     """
-    if dropout > 0:
+    if dropout > 0 and not is_traced():  # a graph cannot log: docs/attention.md says it
         logger.warning_once(
             f"attention_probs_dropout_prob={dropout} is not applied by attn_implementation='longbert', at any length; "
             "hidden_dropout_prob is. Choose 'sdpa' or 'eager' to have it, at n² memory"
