@@ -175,6 +175,7 @@ def sentence_vectors(folder: Path, graph: str) -> np.ndarray:
     return onnxruntime.InferenceSession(folder / graph).run(["sentence_embedding"], dict(inputs))[0]
 
 
+@pytest.mark.slow
 def test_an_exported_encoder_gives_the_encoders_vectors(encoder, served):
     expected = SentenceTransformer(str(encoder), device="cpu").encode(TEXTS)
     assert expected.shape == (3, 8)
