@@ -24,15 +24,20 @@ NEAREST = 32  # tokens; nearer ones share a column
 Bounds = tuple[int, int | None]
 
 
+def frequent_tokens(tokens: np.ndarray) -> np.ndarray:
+    """The most frequent tokens of a document, which are no copy tokens; of equally frequent ones those of lower
+    number."""
+    found, counts = np.unique(tokens, return_counts=True)
+    return found[np.argsort(-counts, kind="stable")[:FREQUENT]]
+
+
 def copy_distances(document: MaskedDocument) -> np.ndarray:
     """The distance of every masked token, in tokens, `[masked tokens]`; 0 for those that are no copy tokens."""
     labels = document.labels.numpy()
     masked = labels != IGNORE_INDEX
     tokens = np.where(masked, labels, document.input_ids.numpy())
-    found, counts = np.unique(tokens, return_counts=True)
-    frequent = found[np.argsort(-counts, kind="stable")[:FREQUENT]]  # of equally frequent ones those of lower number
     distances = nearest_twins(tokens, visible=~masked)
-    return np.where(np.isin(tokens, frequent), 0, distances)[masked]
+    return np.where(np.isin(tokens, frequent_tokens(tokens)), 0, distances)[masked]
 
 
 def distance_columns(max_seq_length: int, source_length: int) -> dict[str, Bounds]:
