@@ -7,7 +7,7 @@ Each case is finetune/classification.py itself, in a process of its own: two opt
 at a time) and a prediction, with every default that a user gets. The peak is the whole process's, as the kernel counts
 it (`ru_maxrss`): Python, torch, weights, gradients, AdamW's two moments, activations. The second step is the one that
 counts, for only then are there moments beside activations. Weights are random. The allocator's settings are those of
-measure.py, without which (--default-allocator) the peak has some memory in it that is kept free: 1 GB at 4,096 tokens.
+bench.py, without which (--default-allocator) the peak has some memory in it that is kept free: 1 GB at 4,096 tokens.
 
 Beside it stands transformers' own BERT with a table as long, sdpa and no checkpointing, under transformers' Trainer:
 with BERT's attention dropout, which keeps sdpa from its linear-memory kernel, and without, as longbert always is. No
@@ -31,7 +31,9 @@ from typing import Any
 
 import torch
 import yaml
-from measure import MEMORY_ENVIRONMENT, SIZE, THREADS, NotMeasured, environment
+from bench import FOR_MEMORY, NotMeasured
+from records import RESULTS, environment, write
+from sides import SIZE
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -154,7 +156,7 @@ def peak_of(line: list[str], arguments: argparse.Namespace) -> dict[str, float]:
     start = time.perf_counter()
     variables = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
     if not arguments.default_allocator:
-        variables |= MEMORY_ENVIRONMENT
+        variables |= FOR_MEMORY
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=errors, env=variables)
         resource.prlimit(process.pid, resource.RLIMIT_DATA, (int(arguments.most),) * 2)
@@ -195,8 +197,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--threads", type=int, default=THREADS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--most", type=float, default=20e9, help="bytes that a case may have")
     parser.add_argument("--default-allocator", action="store_true", help="glibc's own settings")
     parser.add_argument("--train-bert", metavar="NAME", help=argparse.SUPPRESS)
@@ -209,9 +211,9 @@ def main() -> int:
         (case,) = (case for case in CASES if case.name == arguments.train_bert)
         train_bert(case, arguments.out)
         return 0
-    arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / f"finetuning-memory-cpu-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-    content = {"environment": environment("cpu") | {"threads": arguments.threads}, "cases": []}
+    settings = {"threads": arguments.threads, "allocator": {} if arguments.default_allocator else FOR_MEMORY}
+    content = {"environment": environment() | settings, "cases": []}
     print(
         "| tokens | attention | checkpointing | peak, whole process | of it weights, gradients, AdamW | limit | met |"
     )
@@ -222,7 +224,7 @@ def main() -> int:
             if case.name in arguments.cases:
                 content["cases"].append(measure(case, source, arguments))
                 print(row(content["cases"][-1]), flush=True)
-                file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+                write(file, content)
     print(f"\nWritten: {file.name}")
     return int(any("problem" in record for record in content["cases"]))
 

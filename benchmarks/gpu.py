@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import gc
 import json
-import platform
 import random
 import statistics
 import sys
@@ -28,16 +27,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import transformers
+from models import bert, longbert, longformer, modernbert
+from records import RESULTS, environment, write
+from sides import NO_DROPOUT
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertModel,
-    LongformerConfig,
-    LongformerModel,
-    ModernBertConfig,
-    ModernBertModel,
-)
+from transformers import BertConfig, BertModel
 
 from longbert import LongBertConfig, LongBertForMaskedLM, LongBertModel
 from longbert.attention import attend
@@ -51,7 +45,6 @@ PEAK_FLOPS = 989e12  # H100 and H200, bf16, dense
 # FlashAttention-3, head dimension 64, no causal mask, at 16k tokens (arXiv 2407.08608): what attention can reach
 FA3 = {"forward": 497e12, "backward": 474e12}
 HEADS, HEAD_DIM, LAYERS, HIDDEN, WINDOW = 12, 64, 12, 768, 512
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
 DEVICE = torch.device("cuda")
 
@@ -359,38 +352,6 @@ def run_checks(report: Report) -> None:
 # ---- models
 
 
-def longbert(length: int, **fields: Any) -> nn.Module:
-    config = LongBertConfig(max_position_embeddings=length, pretrained_positions=512, **NO_DROPOUT, **fields)
-    return LongBertModel(config)
-
-
-def bert(length: int) -> nn.Module:
-    return BertModel(BertConfig(max_position_embeddings=length, **NO_DROPOUT, attn_implementation="sdpa"))
-
-
-class LongformerWithGlobalCls(LongformerModel):
-    """Longformer as its own classification heads call it: token 0 sees and is seen by all."""
-
-    def forward(self, input_ids: torch.Tensor) -> Any:
-        global_attention_mask = torch.zeros_like(input_ids)
-        global_attention_mask[:, 0] = 1
-        return super().forward(input_ids, global_attention_mask=global_attention_mask)
-
-
-def longformer(length: int) -> nn.Module:
-    config = LongformerConfig(
-        attention_window=WINDOW, max_position_embeddings=length + 2, vocab_size=30522, **NO_DROPOUT
-    )
-    return LongformerWithGlobalCls(config)
-
-
-def modernbert(length: int) -> nn.Module:
-    """22 layers of its own design, every third of them global, the others with a window of 128, as it was released."""
-    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-    config = ModernBertConfig(max_position_embeddings=length, pad_token_id=0, **tokens)
-    return ModernBertModel._from_config(config, attn_implementation="sdpa")
-
-
 def linear_flops(model: nn.Module, tokens: int) -> float:
     """Of the matrix products with weights, forwards."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -405,14 +366,16 @@ def pairs_seen(length: int, window: int | None) -> float:
     return length * (2 * radius + 1) - radius * (radius + 1) + 2.0 * (length - radius - 1)
 
 
+BASE = {"num_hidden_layers": LAYERS}
+windowed = functools.partial(longbert, attention_window=WINDOW, **BASE)
 MODELS: dict[str, tuple[Callable[[int], nn.Module], int | None, bool]] = {
     # who: builds it, its window, whether activations are checkpointed
-    "longbert, window 512": (functools.partial(longbert, attention_window=WINDOW), WINDOW, False),
-    "longbert, window 512, checkpointed": (functools.partial(longbert, attention_window=WINDOW), WINDOW, True),
-    "longbert, full attention": (longbert, None, False),
-    "BertModel, sdpa": (bert, None, False),
-    "Longformer, window 512": (longformer, WINDOW, False),
-    "ModernBERT, sdpa": (modernbert, None, False),
+    "longbert, window 512": (windowed, WINDOW, False),
+    "longbert, window 512, checkpointed": (windowed, WINDOW, True),
+    "longbert, full attention": (functools.partial(longbert, **BASE), None, False),
+    "BertModel, sdpa": (functools.partial(bert, **BASE), None, False),
+    "Longformer, window 512": (functools.partial(longformer, **BASE), WINDOW, False),
+    "ModernBERT, sdpa": (modernbert, None, False),  # 22 layers of its own design, as it was released
 }
 TOKENS = 65_536  # of a batch, but for one text of 262,144
 
@@ -618,26 +581,12 @@ def run_batches(report: Report) -> None:
 # ---- a run
 
 
-def environment() -> dict[str, Any]:
-    card = torch.cuda.get_device_properties(0)
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "card": card.name,
-        "capability": [card.major, card.minor],
-        "memory_bytes": card.total_memory,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "command": "python " + " ".join(sys.argv),
-    }
-
-
 def markdown(report: Report) -> str:
     about = report.environment
     failed = [check.name for check in report.checks if not check.holds]
     lines = [
-        f"{about['date'][:10]}, {about['card']}, torch {about['torch']}, transformers {about['transformers']}, "
+        f"{about['date'][:10]}, {about['accelerator']['name']}, "
+        + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         f"`{about['command']}`",
         "",
         f"{len(report.checks)} checks, {len(failed)} failed. {'; '.join(failed)}",
@@ -651,25 +600,17 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + f"\n\n{report.batches}\n"
 
 
-def write(report: Report, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"gpu-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-    path.write_text(json.dumps(asdict(report), indent=1) + "\n", "utf-8")
-    path.with_suffix(".md").write_text(markdown(report), "utf-8")
-    print(f"\nWritten: {path.name} and {path.with_suffix('.md').name}")
-
-
 PARTS = ("checks", "batches", "attention", "models")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=220, help="after which no new figure is begun")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.error("this needs a CUDA device; benchmarks/attention.py measures on a CPU")
+        parser.error("this needs a CUDA device; benchmarks/bench.py measures on a CPU")
     deadline = time.monotonic() + arguments.seconds
     report = Report(environment())
     print(json.dumps(report.environment, indent=1), flush=True)
@@ -679,7 +620,10 @@ def main() -> int:
         if name in arguments.parts:
             print(f"\n{name}, {time.strftime('%H:%M:%S')}", flush=True)
             run(report) if run is run_batches else run(report, deadline)
-    write(report, arguments.out)
+    file = arguments.out / f"gpu-{time.strftime('%Y-%m-%d-%H%M%S')}.json"
+    write(file, asdict(report))
+    file.with_suffix(".md").write_text(markdown(report), "utf-8")
+    print(f"\nWritten: {file.name} and {file.with_suffix('.md').name}")
     failed = [check for check in report.checks if not check.holds]
     for check in failed:
         print(f"FAILED  {check.name}: {check.error:.2e}, at most {check.allowed:.0e} is allowed")

@@ -26,9 +26,7 @@ import bz2
 import functools
 import html
 import json
-import platform
 import re
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -39,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
+from records import environment
 from torch import nn
 
 from longbert import LongBertConfig, LongBertForMaskedLM
@@ -464,17 +462,6 @@ def summary(probe: Probe, scores: dict[str, np.ndarray]) -> dict[str, dict[str, 
 # ---- a run
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "card": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "command": "python " + " ".join(sys.argv),
-    }
-
-
 def run(source: str, tokens: str, out: Path, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -483,7 +470,7 @@ def run(source: str, tokens: str, out: Path, arguments: argparse.Namespace) -> N
     rows.ids, rows.flags = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.flags).to(device)
     probe = make_probe(tokens, most=arguments.rows)
     report: dict[str, Any] = {
-        "environment": environment(device),
+        "environment": environment(),
         "rows": len(rows.lengths),
         "tokens": int(rows.lengths.sum()),
         "probe": {"rows": len(probe.rows.lengths), "masked": len(probe.place)},

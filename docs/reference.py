@@ -12,6 +12,7 @@ from longbert.cli import build_parser
 from longbert.finetuning.loop import FinetuningArguments
 from longbert.finetuning.retrieval.collection import RetrievalArguments
 from longbert.finetuning.retrieval.embedding import EmbeddingArguments
+from longbert.finetuning.retrieval.reranking import RerankingArguments
 from longbert.finetuning.tasks.classification import ClassificationArguments
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments
@@ -26,6 +27,7 @@ SCRIPTS = {
     "longbert finetune token_classification": (TokenClassificationArguments,),
     "longbert finetune multiple_choice": (MultipleChoiceArguments,),
     "longbert finetune embedding": (RetrievalArguments, EmbeddingArguments),
+    "longbert finetune reranking": (RerankingArguments,),
 }
 
 
@@ -42,9 +44,9 @@ def page() -> str:
         parts.append(f"### longbert {name}\n\n```text\n{command.format_help().strip()}\n```")
     parts.append("## Keys of the configs")
     parts.append(
-        "Every script also takes the fields of transformers' `TrainingArguments` (`embedding`: those of "
-        "sentence-transformers); `--help` prints them all. `ModelArguments` belong to every script, "
-        "`FinetuningArguments` to every task but `embedding`."
+        "Every script also takes the fields of transformers' `TrainingArguments` (`embedding` and `reranking`: "
+        "those of sentence-transformers); `--help` prints them all. `ModelArguments` belong to every script, "
+        "`FinetuningArguments` to every task but these two; `reranking` has the `RetrievalArguments` of `embedding`."
     )
     for script, types in SCRIPTS.items():
         parts.append(f"### {script}")

@@ -39,6 +39,7 @@ PRELOADED = [
     "longbert.finetuning.applying.shards",
     "longbert.finetuning.applying.predicting",
     "longbert.finetuning.retrieval.embedding",
+    "longbert.finetuning.retrieval.reranking",
     "longbert.finetuning.tasks.classification",
     "longbert.finetuning.tasks.multiple_choice",
     "longbert.finetuning.tasks.question_answering",

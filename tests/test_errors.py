@@ -26,7 +26,7 @@ from conftest import TINY, N
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, StrictDataclassClassValidationError
 from processes import ROOT
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import TrainingArguments
 
@@ -40,6 +40,7 @@ from longbert.extending import extend
 from longbert.finetuning.loop import FinetuningArguments
 from longbert.finetuning.retrieval.collection import RetrievalArguments
 from longbert.finetuning.retrieval.embedding import EmbeddingArguments
+from longbert.finetuning.retrieval.reranking import RerankingArguments
 from longbert.finetuning.tasks.classification import ClassificationArguments, read_documents
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments
@@ -64,6 +65,13 @@ SCRIPTS = {
         RetrievalArguments,
         EmbeddingArguments,
         SentenceTransformerTrainingArguments,
+        {"test_folder": "tables"},
+    ),
+    "reranking": (
+        ModelArguments,
+        RetrievalArguments,
+        RerankingArguments,
+        CrossEncoderTrainingArguments,
         {"test_folder": "tables"},
     ),
 }
@@ -394,6 +402,7 @@ WORDS = {
     "train": [["train.yaml"], ["max_seq_length=64"], ["--dry-run"], ["data=tables"], ["--help"]],
     "finetune": [["classification", "classification.yaml"], ["strategies=[long]"], ["max_length=32"], ["--dry-run"]],
     "bake": [["long", "OUT"], ["--max-positions", "64"]],
+    "export": [["nowhere", "OUT"], ["--int8"]],
     "push": [["long", "ann/x"], ["--private"], ["--revision", "x"], ["--tag", "v"], ["--create-pr"]],
     "predict": [["long", "tables/a.txt"], ["--text-column", "text"], ["--question", "what"], ["--out", "OUT"]]
     + [["--format", "jsonl"], ["--shard-size", "2"], ["--skip-empty"]],

@@ -6,10 +6,9 @@ python finetune/data/squad_retrieval.py FILE.json OUT
 The paragraphs of an article are one document; a question's evidence stands where its answer does.
 """
 
-import json
 import sys
-from pathlib import Path
 
+from longbert.finetuning.retrieval.collection import write_retrieval
 from longbert.finetuning.tasks.question_answering import QuestionAnsweringArguments, read_questions
 
 
@@ -26,13 +25,8 @@ def main(file: str, out: str) -> None:
         for question in questions
         if question["answers"]["text"]
     ]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     corpus = [{"id": name, "text": text} for text, name in articles.items()]
-    for name, lines in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8"
-        )
+    write_retrieval(out, corpus, queries)
     print(f"{len(queries)} questions to {len(corpus)} articles")
 
 

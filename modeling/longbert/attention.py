@@ -9,7 +9,6 @@ all. BERT was not trained with a window, so it applies only to texts past the so
 batch. Places count from the text's first token, and include tokens in the middle of the text that a mask leaves out.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,11 +20,14 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
+from .blocked_attention import Blocks, attend_closed, attend_in_blocks, make_blocks
 from .closed_attention import ClosedAttention
-from .kernels import FLASH, kernel_of, precise
+from .explicit_masks import additive, as_implemented, plain_mask
+from .halo import Halo, make_halo
+from .kernels import FLASH, kernel_of
 from .text_attention import Plan, TextAttention, make_plan
 from .text_layout import TextLayout, Window
-from .texts import Texts
+from .texts import Texts, global_marks, is_traced, whole_rows
 
 
 logger = logging.get_logger(__name__)
@@ -53,84 +55,80 @@ def attend(
     Returns:
         `[1, num_heads, tokens, head_dim]`.
     """
-    if layout.shard is not None:
-        key, value = layout.shard.gather(key, dim=2), layout.shard.gather(value, dim=2)
     head_dim = query.shape[-1]
     if query.is_cuda and head_dim % 8:  # zeros change no score and are cut off the output
         query, key, value = (F.pad(tensor, (0, -head_dim % 8)) for tensor in (query, key, value))
+    own, halo = (query, key, value), None
+    if layout.shard is not None:
+        halo = _halo(layout, in_full=not windowed or far_gate is not None)
+        key, value = halo.exchange(key), halo.exchange(value)
     kernel = kernel_of(query)
     windowed = windowed and any(stretch.windowed for stretch in layout.stretches)
     if kernel != FLASH and not windowed and layout.stretches:  # torch chooses among its kernels, text by text
         outputs = []
         for part in layout.stretches:
-            q, k, v = query[:, :, part.queries], key[:, :, part.keys], value[:, :, part.keys]
+            keys = part.keys if halo is None else halo.find(part.keys)
+            q, k, v = query[:, :, part.queries], key[:, :, keys], value[:, :, keys]
             outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scaling))
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     elif far_gate is not None and windowed:
-        plans = _plan(layout, kernel, True), _plan(layout, kernel, False)
+        plans = _plan(layout, kernel, True, halo), _plan(layout, kernel, False, halo)
         output = ClosedAttention.apply(query, key, value, far_gate, plans, scaling)
     else:
-        output = TextAttention.apply(query, key, value, _plan(layout, kernel, windowed), scaling)
+        output = TextAttention.apply(query, key, value, _plan(layout, kernel, windowed, halo), scaling)
+    if halo is not None and halo.shared is not None:
+        output = halo.shared.merge(output, own, scaling)
     return output[..., :head_dim]
 
 
-def _plan(layout: TextLayout, kernel: str, windowed: bool) -> Plan:
+def _plan(layout: TextLayout, kernel: str, windowed: bool, halo: Halo | None) -> Plan:
     """Made by the first layer that needs it."""
-    if (kernel, windowed) not in layout.plans:
-        layout.plans[kernel, windowed] = make_plan(layout, kernel, windowed)
-    return layout.plans[kernel, windowed]
+    key = kernel, windowed, id(halo)
+    if key not in layout.plans:
+        plan = make_plan(layout, kernel, windowed)
+        layout.plans[key] = plan if halo is None else halo.plan(plan)
+    return layout.plans[key]
 
 
-def visible(
-    texts: torch.Tensor, places: torch.Tensor, spans: torch.Tensor, global_tokens: torch.Tensor, window: Window | None
-) -> Callable[[Any, Any], torch.Tensor]:
-    """The window's rule, the same for every implementation: does the query at one index see the key at another?
-
-    Args:
-        texts, places, spans, global_tokens: for every token the number of its text, its place there, its text's
-            span, and whether it is global.
-    """
-
-    def sees(query: Any, key: Any) -> torch.Tensor:
-        same_text = texts[query] == texts[key]
-        if window is None:
-            return same_text
-        near = (places[query] - places[key]).abs() <= window.radius
-        unrestricted = (spans[query] <= window.longer_than) | global_tokens[query] | global_tokens[key]
-        return same_text & (near | unrestricted)
-
-    return sees
+def _halo(layout: TextLayout, in_full: bool) -> Halo:
+    """Made by the first layer that needs it."""
+    if in_full not in layout.halos:
+        layout.halos[in_full] = make_halo(layout, in_full)
+    return layout.halos[in_full]
 
 
-def plain_mask(texts: Texts, global_tokens: torch.Tensor, window: Window | None) -> torch.Tensor:
-    """The same rule as an explicit mask, `[batch_size, 1, seq_length, seq_length]` bool, for eager and sdpa attention.
+def told(
+    config: Any,
+    dtype: torch.dtype,
+    texts: Texts | None,
+    shape: tuple[int, int],
+    device: torch.device,
+    window: Window | None,
+    global_attention_mask: torch.Tensor | None,
+    in_blocks: bool,
+) -> dict[str, Any]:
+    """What layers are told of the texts where they run over rows as they are, as arguments of theirs.
 
-    Args:
-        global_tokens: `[batch_size, seq_length]` bool.
-    """
-    # all rows at once, as one long row: a loop over them would fix the batch size of a traced graph
-    ids, places, spans = texts.ids.flatten(), texts.places.flatten(), texts.spans.flatten()
-    sees = visible(ids, places, spans, global_tokens.flatten(), window)
-    index = torch.arange(texts.real.numel(), device=texts.real.device).view(texts.real.shape)
-    return sees(index[:, :, None], index[:, None, :])[:, None]
-
-
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A bool mask as numbers to add to scores of `dtype`."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def closed_mask(full: torch.Tensor, window: torch.Tensor, far_gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A closed layer's rule as an explicit mask of numbers, `[batch_size, num_heads, seq_length, seq_length]`.
+    BERT's usual mask, unless texts are packed or windowed: then `attention_mask` is for reading in full, and
+    `window_mask` or `blocks` for the window.
 
     Args:
-        full, window: who sees whom without and with the window, `[batch_size, 1, seq_length, seq_length]`, bool or
-            numbers to add to the scores.
+        texts: of a batch of `shape`; None where every row is one.
+        in_blocks: whether a window is computed in blocks, by "longbert" in a graph.
     """
-    near = window if window.dtype == torch.bool else window == 0
-    full = additive(full, dtype) if full.dtype == torch.bool else full
-    bias = F.logsigmoid(precise(far_gate))[:, None, None].to(dtype)
-    return torch.where(near, full, full + bias)
+    full = None if texts is None else texts.real
+    if window is None and (texts is None or not texts.packed):
+        return {"attention_mask": full[:, None, None] if in_blocks and full is not None else full}
+    texts = texts or whole_rows(shape, device)
+    marks = config.global_tokens, global_attention_mask
+    if window is not None and in_blocks:
+        needs_square = texts.packed and (config.full_attention_layers or config.closed_attention_layers)
+        full = plain_mask(texts, texts.real, None) if needs_square else texts.real[:, None, None]
+        return {"attention_mask": full, "blocks": make_blocks(texts, window, *marks)}
+    masks = {"attention_mask": plain_mask(texts, texts.real, None)}
+    if window is not None:
+        masks["window_mask"] = plain_mask(texts, global_marks(texts, *marks), window)
+    return {name: as_implemented(mask, config._attn_implementation, dtype) for name, mask in masks.items()}
 
 
 def attention_forward(
@@ -142,13 +140,14 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: TextLayout | None = None,
+    blocks: Blocks | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`attn_implementation="longbert"`: `[batch, heads, seq, head_dim]` to `[batch, seq, heads, head_dim]`.
 
     Attention dropout is never applied: no linear-memory kernel has it on every device. Hidden dropout stays.
     """
-    if dropout > 0:
+    if dropout > 0 and not is_traced():  # a graph cannot log: docs/attention.md says it
         logger.warning_once(
             f"attention_probs_dropout_prob={dropout} is not applied by attn_implementation='longbert', at any length; "
             "hidden_dropout_prob is. Choose 'sdpa' or 'eager' to have it, at n² memory"
@@ -161,10 +160,17 @@ def attention_forward(
         if attention_mask is not None and attention_mask.dtype == torch.bool:
             attention_mask = additive(attention_mask, query.dtype)
         return eager_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
+    windowed = not getattr(module, "reads_in_full", False)
+    far_gate = getattr(module, "far_gate", None)
+    if blocks is not None and windowed:
+        if far_gate is None:
+            output = attend_in_blocks(query, key, value, blocks, scaling)
+        else:
+            output = attend_closed(query, key, value, blocks, attention_mask, far_gate, scaling)
+        return output.transpose(1, 2).contiguous(), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    windowed = not getattr(module, "reads_in_full", False)
-    output = attend(query, key, value, layout, scaling, windowed, getattr(module, "far_gate", None))
+    output = attend(query, key, value, layout, scaling, windowed, far_gate)
     return output.transpose(1, 2).contiguous(), None
 
 

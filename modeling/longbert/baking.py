@@ -24,12 +24,8 @@ def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> Be
     config = model.config
     length = config.max_position_embeddings if max_positions is None else max_positions
     refuse_unbakable(model, length)
-    ours = {field.name for field in dataclasses.fields(LongBertConfig)}
-    ours -= {field.name for field in dataclasses.fields(BertConfig)}
-    dropped = ours | {"model_type", "auto_map", "architectures"}
-    settings = {name: value for name, value in config.to_dict().items() if name not in dropped}
     plain_class = getattr(transformers, type(model).__name__.removeprefix("Long"))
-    plain = plain_class(BertConfig(**{**settings, "max_position_embeddings": length})).to(model.dtype)
+    plain = plain_class(plain_config(config, length)).to(model.dtype)
     if plain.base_model.pooler is not None and model.base_model.pooler is None:
         plain.base_model.pooler = None
     # closed layers are closed to what is past the source's positions, which a baked model does not reach
@@ -37,6 +33,15 @@ def bake(model: LongBertPreTrainedModel, max_positions: int | None = None) -> Be
     (key,) = (name for name in weights if name.endswith("embeddings.position_embeddings.weight"))
     plain.load_state_dict({**weights, key: model.position_table(length)})
     return plain.eval()
+
+
+def plain_config(config: LongBertConfig, length: int) -> BertConfig:
+    """BERT's own config of `length` positions, without what only a long model has."""
+    ours = {field.name for field in dataclasses.fields(LongBertConfig)}
+    ours -= {field.name for field in dataclasses.fields(BertConfig)}
+    dropped = ours | {"model_type", "auto_map", "architectures"}
+    settings = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    return BertConfig(**{**settings, "max_position_embeddings": length})
 
 
 def refuse_unbakable(model: LongBertPreTrainedModel, length: int) -> None:
@@ -51,13 +56,13 @@ def refuse_unbakable(model: LongBertPreTrainedModel, length: int) -> None:
     if config.attention_window is not None and length > n:
         raise ValueError(
             f"attention_window={config.attention_window} cannot be baked: an ordinary BERT attends in full, and would "
-            f"say something else about every text of more than {n} tokens. Bake at most {n} positions, or push the "
-            "model with its code (`longbert push`)"
+            f"say something else about every text of more than {n} tokens. Bake at most {n} positions, write a graph "
+            "that has the window (`longbert export`), or push the model with its code (`longbert push`)"
         )
     if config.classifier_pooling == "mean" and model.base_model.pooler is not None:
         raise ValueError(
-            "classifier_pooling='mean' cannot be baked: an ordinary BERT's pooler reads [CLS]. Push the model with "
-            "its code (`longbert push`)"
+            "classifier_pooling='mean' cannot be baked: an ordinary BERT's pooler reads [CLS]. Write a graph of it "
+            "(`longbert export`), or push the model with its code (`longbert push`)"
         )
 
 

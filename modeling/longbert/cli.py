@@ -1,5 +1,5 @@
-"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake | push |
-predict | explain`."""
+"""The command line: `longbert extend | inspect | plot | evaluate | select | train | finetune | launch | bake |
+export | push | predict | explain`."""
 
 import argparse
 import runpy
@@ -24,7 +24,7 @@ from .tables import strict_json
 MODEL = "a long model's folder, or its Hub id"
 TEXT_COLUMN = "column of the texts in json, parquet and csv files (default: text)"
 OVERRIDES = {"position_type", "position_init", "hierarchical_alpha", "attention_window", *NAMING_LAYERS}
-TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding")
+TASKS = ("classification", "question_answering", "token_classification", "multiple_choice", "embedding", "reranking")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,7 +167,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help=MODEL)
     command.add_argument("--data", nargs="+", required=True, help="held-out documents: files, globs, folders")
     command.add_argument("--source", help="the checkpoint that was extended (default: the model itself, chunked)")
-    command.add_argument("--out", help="folder for proof.md, proof.json, proof.png and copies.png")
+    command.add_argument("--out", help="folder for the tables, as Markdown and json, and the pictures")
     _add_file_options(command)
     command.add_argument("--document-separator", help="line, empty-line, or a regular expression, as train.py has it")
     command.add_argument(
@@ -179,13 +179,21 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--documents", type=int, default=64, help="the most texts to read, spread evenly over all")
     command.add_argument("--mlm-probability", type=float, default=0.15, help="share of tokens to predict")
     command.add_argument("--seed", type=int, default=0, help="seed of the masks, which are the same for every model")
+    command.add_argument(
+        "--probes",
+        type=int,
+        default=0,
+        metavar="TEXTS",
+        help="also ask for a pass key and a name that were said once, in so many texts for each distance, such as 20",
+    )
     command.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .data.documents import load_documents
     from .data.held_out import split_held_out
-    from .proof import Prover
+    from .probes import Probed, Prober
+    from .proof import Proof, Prover
     from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
     from .source import (
         find_source,
@@ -204,6 +212,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     source_length, max_seq_length = _lengths(path, config, arguments.max_seq_length)
     if arguments.documents < 1:
         raise ValueError(f"--documents must be at least 1, got {arguments.documents}")
+    if arguments.probes < 0:
+        raise ValueError(f"--probes must be a number of texts, 0 for none, got {arguments.probes}")
     tokenizer = load_tokenizer(path, config)
     refuse_other_tokens(source, source_config, tokenizer)
     documents = load_documents(
@@ -223,14 +233,20 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         mlm_probability=arguments.mlm_probability,
         seed=arguments.seed,
     )
+    lengths = {"source_length": source_length, "max_seq_length": max_seq_length}
+    prober = None
+    if arguments.probes:
+        prober = Prober(prover.texts, tokenizer, **lengths, count=arguments.probes, seed=arguments.seed)
     prover.chunked(SOURCE_CHUNKED, load_for_pretraining(source, source_config))
     model = load_for_pretraining(path, config)
     prover.whole(THIS, model)
     if arguments.source:
         prover.chunked(THIS_CHUNKED, model)
-    print(prover.proof.to_markdown())
-    if arguments.out:
-        prover.proof.save(arguments.out)
+    proven: list[Proof | Probed] = [prover.proof, *([prober.ask(model)] if prober else [])]
+    for tables in proven:
+        print(tables.to_markdown())
+        if arguments.out:
+            tables.save(arguments.out)
     return 0
 
 
@@ -356,6 +372,24 @@ def run_bake(arguments: argparse.Namespace) -> int:
 
     write_baked(arguments.model, arguments.out, arguments.max_positions)
     print(f"written to {arguments.out}")
+    return 0
+
+
+def add_export(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write an ONNX graph, window and all, for ONNX Runtime, sentence-transformers, Optimum, Transformers.js",
+    )
+    command.add_argument("model", help=MODEL)
+    command.add_argument("out", help="new or empty folder")
+    command.add_argument("--int8", action="store_true", help="write a second graph, with weights of 8 bits")
+    command.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from .exporting import write_exported
+
+    print("\n".join([*write_exported(arguments.model, arguments.out, arguments.int8), f"written to {arguments.out}"]))
     return 0
 
 
@@ -559,6 +593,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_finetune,
         add_launch,
         add_bake,
+        add_export,
         add_push,
         add_predict,
         add_explain,

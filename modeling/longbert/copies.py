@@ -33,9 +33,7 @@ def frequent_tokens(tokens: np.ndarray) -> np.ndarray:
 
 def copy_distances(document: MaskedDocument) -> np.ndarray:
     """The distance of every masked token, in tokens, `[masked tokens]`; 0 for those that are no copy tokens."""
-    labels = document.labels.numpy()
-    masked = labels != IGNORE_INDEX
-    tokens = np.where(masked, labels, document.input_ids.numpy())
+    masked, tokens = (document.labels != IGNORE_INDEX).numpy(), document.tokens.numpy()
     distances = nearest_twins(tokens, visible=~masked)
     return np.where(np.isin(tokens, frequent_tokens(tokens)), 0, distances)[masked]
 

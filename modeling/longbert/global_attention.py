@@ -177,7 +177,7 @@ class GlobalQueries:
             scores = self._scores(query[:, here], key, others, scaling)
             arguments = scores, value, gradient[:, here], output[:, here], lse[:, here], scaling
             probabilities, of_scores = _softmax_backward(*arguments)
-            gradients[0][:, here] = _weighted(of_scores, key).to(query.dtype)
+            gradients[0][:, here] = _weighted(of_scores, key).to(gradients[0].dtype)
             _add_product(of_key, of_scores, query[:, here])
             _add_product(of_value, probabilities, gradient[:, here])
 

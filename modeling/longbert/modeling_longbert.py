@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     MaskedLMOutput,
@@ -28,22 +30,31 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     TokenClassifierOutput,
 )
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertForPreTrainingOutput, BertSelfAttention
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings,
+    BertForPreTrainingOutput,
+    BertIntermediate,
+    BertOutput,
+    BertSelfAttention,
+)
 from transformers.utils import TransformersKwargs, logging
 
 from .attention import NAME as LINEAR_ATTENTION
-from .attention import additive, closed_mask, plain_mask
+from .attention import told
 from .configuration_longbert import LongBertConfig
+from .explicit_masks import as_implemented, closed_mask, plain_mask
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
 from .position_embeddings import POSITION_TYPES, PositionEmbedding, computing_dtype
 from .text_layout import Flattening, Window
-from .texts import Texts, attended, explicit_mask, first_of, global_marks, is_traced, read_texts, whole_rows
+from .texts import Texts, attended, explicit_mask, first_of, is_traced, read_texts, whole_rows
 from .transplant import register_transplant
 
 
 logger = logging.get_logger(__name__)
+
+RECOMPUTED_FROM = 2**22  # numbers in an activation; below it the time to recompute it would be seen and its memory not
 
 
 class DoesNotFitError(ValueError, RuntimeError):
@@ -307,12 +318,43 @@ class LongBertSelfAttention(BertSelfAttention):
         return super().forward(hidden_states, mask, *args, **kwargs)
 
 
+class LongBertIntermediate(BertIntermediate):
+    """BERT's first half of the MLP, less its activation function, which `LongBertOutput` applies."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(hidden_states)
+
+
+class LongBertOutput(BertOutput):
+    """BERT's activation function and second half of the MLP.
+
+    A long activation is not kept for the backward pass but computed again there, from what it was computed from, which
+    is kept anyway: a quarter less of what training a layer holds, and the same gradients bit for bit.
+    """
+
+    def __init__(self, config: LongBertConfig):
+        super().__init__(config)
+        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        if hidden_states.requires_grad and not is_traced() and hidden_states.numel() >= RECOMPUTED_FROM:
+            # recomputing ends once all is there that was not kept: the product is not among it
+            hidden_states = checkpoint(self._project, hidden_states, use_reentrant=False)
+        else:
+            hidden_states = self._project(hidden_states)
+        return self.LayerNorm(self.dropout(hidden_states) + input_tensor)
+
+    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.activation(hidden_states))
+
+
 class LongBertModel(LongBertPreTrainedModel, BertModel):
     """BERT's encoder, `[batch_size, seq_length]` token ids to `[batch_size, seq_length, hidden_size]`, past 512.
 
     With `attn_implementation="longbert"`, the default, a padded or packed batch is flattened into one row before the
-    embeddings and padded again after the last layer, so that no padding is computed. Other implementations get
-    explicit masks that say the same, at n² memory; so do decoders, `output_attentions`, tracing and compilation.
+    embeddings and padded again after the last layer, so that no padding is computed. Where it is traced or compiled,
+    a window is computed in blocks instead, and full attention by torch. Other implementations, decoders and
+    `output_attentions` get explicit masks that say the same, at n² memory.
 
     Where `sequence_group` is a `torch.distributed` process group, its processes compute a stretch of the flattened row
     each; all are given the same batch, and all get the whole output.
@@ -324,6 +366,7 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
         self.embeddings = LongBertEmbeddings(self.config)
         for index, layer in enumerate(self.encoder.layer):
             layer.attention.self = LongBertSelfAttention(self.config, layer_idx=index)
+            layer.intermediate, layer.output = LongBertIntermediate(self.config), LongBertOutput(self.config)
 
     def forward(
         self,
@@ -386,14 +429,17 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             return self._encode_after(cached, inputs, attention_mask, shape, **kwargs)
         texts = read_texts(attention_mask, inputs["position_ids"], shape, self.config.num_attention_heads)
         window = self._window(shape[1])
+        is_longbert = self.config._attn_implementation == LINEAR_ATTENTION
+        with_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if texts is not None and attention_mask is not None:
             inputs |= self._place(texts, inputs["position_ids"], inputs["token_type_ids"])
         if texts is not None and texts.mask is not None:
             self._refuse_unread(window)
             output = super().forward(**inputs, attention_mask=self._as_implemented(texts.mask), **kwargs)
-        elif self._needs_plain_masks(kwargs):
-            masks = self._plain_masks(texts, global_attention_mask, tokens, window)
-            output = super().forward(**inputs, **masks, **kwargs)
+        elif not is_longbert or with_attentions or is_traced():
+            in_blocks = is_longbert and not with_attentions
+            given = (texts, shape, tokens.device, window, global_attention_mask, in_blocks)
+            output = super().forward(**inputs, **told(self.config, self.dtype, *given), **kwargs)
         elif texts is None and window is None and self.sequence_group is None:
             output = super().forward(**inputs, **kwargs)
         else:
@@ -490,40 +536,8 @@ class LongBertModel(LongBertPreTrainedModel, BertModel):
             output.hidden_states = tuple(map(whole, output.hidden_states))
         return output
 
-    def _needs_plain_masks(self, kwargs: dict[str, Any]) -> bool:
-        return (
-            self.config._attn_implementation != LINEAR_ATTENTION
-            or kwargs.get("output_attentions", self.config.output_attentions)
-            or is_traced()
-        )
-
-    def _plain_masks(
-        self,
-        texts: Texts | None,
-        global_attention_mask: torch.Tensor | None,
-        tokens: torch.Tensor,
-        window: Window | None,
-    ) -> dict[str, torch.Tensor | None]:
-        """The masks for BERT's own attention: its usual one, unless texts are packed or windowed."""
-        if window is None and (texts is None or not texts.packed):
-            return {"attention_mask": None if texts is None else texts.real}
-        texts = texts or whole_rows((tokens.shape[0], tokens.shape[1]), tokens.device)
-        marked = global_marks(texts, self.config.global_tokens, global_attention_mask)
-        full = self._as_implemented(plain_mask(texts, marked, None))
-        windowed = None if window is None else self._as_implemented(plain_mask(texts, marked, window))
-        return {"attention_mask": full, "window_mask": windowed}
-
     def _as_implemented(self, mask: torch.Tensor) -> torch.Tensor:
-        """An explicit mask in the form that `attn_implementation` takes: bool, or numbers to add to the scores."""
-        implementation = self.config._attn_implementation
-        if implementation not in ("eager", "sdpa", LINEAR_ATTENTION):
-            raise ValueError(
-                "a window, packed documents or a mask of 3 or 4 dimensions need attn_implementation 'longbert', "
-                f"'sdpa' or 'eager', got {implementation!r}"
-            )
-        if mask.is_floating_point():  # -inf throughout a row would be NaN
-            return mask.to(self.dtype).clamp(min=torch.finfo(self.dtype).min)
-        return additive(mask, self.dtype) if implementation == "eager" else mask
+        return as_implemented(mask, self.config._attn_implementation, self.dtype)
 
     def _refuse_unread(self, window: Window | None) -> None:
         """Refuse what needs to know the texts, where the mask says more than padding or packing."""

@@ -156,7 +156,7 @@ def plot_losses(
 def plot_by_distance(
     lines: dict[str, list[tuple[float, tuple[float, float]]]], distances: Sequence[str], title: str, file: str | Path
 ) -> None:
-    """Draw how often copy tokens are right, by how far away there is something to copy, with 95 % intervals.
+    """Draw how often masked tokens are right, by how far away there is something to copy, with 95 % intervals.
 
     Args:
         lines: for every name the accuracy and its interval at each distance.
@@ -168,7 +168,7 @@ def plot_by_distance(
         low, high = np.array([interval for _, interval in points]).T
         axes.errorbar(at, values, yerr=[values - low, high - values], fmt="o-", capsize=3, label=name)
     axes.set_xticks(range(len(distances)), distances)
-    axes.set(xlabel="tokens to the nearest unmasked twin", ylabel="accuracy on copy tokens (95 % interval)")
+    axes.set(xlabel="tokens to the nearest unmasked twin", ylabel="accuracy (95 % interval)")
     axes.set(title=title, ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=120)

@@ -28,6 +28,11 @@ class MaskedDocument:
     input_ids: torch.LongTensor
     labels: torch.LongTensor
 
+    @property
+    def tokens(self) -> torch.LongTensor:
+        """What stands there without the masks."""
+        return torch.where(self.labels == IGNORE_INDEX, self.input_ids, self.labels)
+
 
 @dataclass
 class Piece:

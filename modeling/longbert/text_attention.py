@@ -278,11 +278,15 @@ def _globals_of_texts(layout: TextLayout) -> Iterator[list[int]]:
 
 
 def _groups(layout: TextLayout, at_once: int) -> Iterator[tuple[list[Stretch], slice]]:
-    """Neighbouring windowed texts, and where among the global tokens theirs are, at most so many of several texts."""
+    """Neighbouring windowed texts, and where among the global tokens theirs are, at most so many of several texts.
+
+    A text of which a part is computed elsewhere is alone.
+    """
     group: list[Stretch] = []
     first = last = 0
     for stretch, ranks in zip(layout.stretches, _globals_of_texts(layout), strict=True):
-        if group and (not ranks or last - first + len(ranks) > at_once):
+        alone = any(each.is_part for each in (*group, stretch))
+        if group and (not ranks or alone or last - first + len(ranks) > at_once):
             yield group, slice(first, last)
             group = []
         if ranks:

@@ -30,13 +30,13 @@ class Window:
 class Shard:
     """The slice of a flattened batch that this process computes under sequence parallelism.
 
-    Every process holds the whole batch. Attention gathers the other processes' keys and values; nothing else needs
-    tokens of another process. Gradients of what is gathered are summed over the processes, so a loss that each process
-    computes from the gathered hidden states trains correctly under DDP, which averages over processes.
+    Every process holds the whole batch. Attention is sent the keys and values of others that it sees (`halo.py`);
+    nothing else needs tokens of another process. What the last layer gives is gathered. Gradients of what is sent or
+    gathered are summed over the processes, so a loss that each process computes from the gathered hidden states trains
+    correctly under DDP, which averages over processes.
     """
 
-    def __init__(self, tokens: int, group: dist.ProcessGroup):
-        rank, size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, tokens: int, rank: int, size: int, group: dist.ProcessGroup | None = None):
         self.group, self.rank = group, rank
         self.bounds = [tokens * part // size for part in range(size + 1)]
         self.start, self.stop = self.bounds[rank], self.bounds[rank + 1]
@@ -44,6 +44,10 @@ class Shard:
     def take(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """This process's part of `[1, tokens, ...]`."""
         return None if tensor is None else tensor[:, self.start : self.stop]
+
+    def divides(self, rows: slice) -> bool:
+        """Whether several processes have a part of these tokens."""
+        return any(rows.start < bound < rows.stop for bound in self.bounds)
 
     def gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
         """Every process's part along `dim`, in order, with gradients."""
@@ -89,6 +93,11 @@ class Stretch:
     windowed: bool
     has_gaps: bool
 
+    @property
+    def is_part(self) -> bool:
+        """Whether some of the text's queries are computed elsewhere."""
+        return self.queries.stop - self.queries.start < self.keys.stop - self.keys.start
+
 
 @dataclass
 class TextLayout:
@@ -105,6 +114,7 @@ class TextLayout:
             row the global tokens are.
         shard: what of the batch this process computes; None for all.
         plans: how attention is computed, made by the first layer of each kind (`kernels.py`).
+        halos: what is exchanged for it between processes, the same (`halo.py`).
     """
 
     lengths: list[int]
@@ -116,15 +126,17 @@ class TextLayout:
     on_device: tuple[torch.Tensor, ...] = ()
     shard: Shard | None = None
     plans: dict[Any, Any] = field(default_factory=dict)
+    halos: dict[bool, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def stretches(self) -> list[Stretch]:
         """The texts, or the parts of them, that are computed here."""
-        return list(self._stretches())
+        whole = (0, sum(self.lengths))
+        return list(self.stretches_of(*whole if self.shard is None else (self.shard.start, self.shard.stop)))
 
-    def _stretches(self) -> Iterator[Stretch]:
+    def stretches_of(self, first: int, last: int) -> Iterator[Stretch]:
+        """The texts, or the parts of them, in a slice of the row."""
         bounds = [0, *itertools.accumulate(self.lengths)]
-        first, last = (0, bounds[-1]) if self.shard is None else (self.shard.start, self.shard.stop)
         for text, (start, stop) in enumerate(itertools.pairwise(bounds)):
             begin, end = max(start, first), min(stop, last)
             if begin < end:
@@ -188,7 +200,7 @@ class Flattening:
         self.index = there[0]
         # fewer tokens than processes: each computes all, for BERT's layers cannot take none
         shared = group is not None and len(index) >= dist.get_world_size(group)
-        shard = Shard(len(index), group) if shared else None
+        shard = Shard(len(index), dist.get_rank(group), dist.get_world_size(group), group) if shared else None
         self.layout = TextLayout(bounds.diff().tolist(), spans.tolist(), there[1], places, window, shard=shard)
         if window is not None:
             self.layout.global_ranks, self.layout.on_device = for_device[-1].tolist(), there[2:]

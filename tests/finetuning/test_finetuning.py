@@ -14,7 +14,7 @@ import pytest
 import yaml
 from processes import ROOT, Divided, SignalAtStep, run
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
 from longbert import (
@@ -33,6 +33,7 @@ from longbert.finetuning.results import metrics
 from longbert.finetuning.results.report import length_histogram
 from longbert.finetuning.retrieval.collection import RetrievalArguments
 from longbert.finetuning.retrieval.embedding import EmbeddingArguments
+from longbert.finetuning.retrieval.reranking import RerankingArguments
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.finetuning.tasks.classification import ClassificationArguments, read_documents
 from longbert.finetuning.tasks.multiple_choice import MultipleChoiceArguments
@@ -174,10 +175,13 @@ def test_every_shipped_config_can_be_resolved(file):
         "multiple_choice": MultipleChoiceArguments,
         "token_classification": TokenClassificationArguments,
         "embedding": RetrievalArguments,
+        "reranking": RetrievalArguments,
     }[script]
     run_types = (FinetuningArguments, TrainingArguments)
     if script == "embedding":
         run_types = (EmbeddingArguments, SentenceTransformerTrainingArguments)
+    if script == "reranking":
+        run_types = (RerankingArguments, CrossEncoderTrainingArguments)
     model, _, run, args = parse_config([str(file)], ModelArguments, task, *run_types)
     assert model.max_position_embeddings > 512
     assert {"long", "truncate"} <= {*run.strategies}

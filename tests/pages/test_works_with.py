@@ -12,7 +12,7 @@ import torch
 from conftest import LONG, TYPES, N, assert_close, assert_equal, extended, real, table, tiny_config
 from peft import LoraConfig, get_peft_model
 from processes import ROOT
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModelForMaskedLM, BitsAndBytesConfig, pipeline
 from transformers.exporters import OnnxConfig, OnnxExporter
@@ -248,7 +248,7 @@ import sys
 sys.modules["longbert"] = None  # importing it raises ImportError
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
 encoder = SentenceTransformer("encoder", trust_remote_code=True)
 torch.save(encoder.encode("people " * 3000, convert_to_tensor=True), "vector.pt")
@@ -282,6 +282,24 @@ def test_an_encoder_of_every_type_is_saved_and_reloaded(settings, tiny_source, t
     assert encoder.max_seq_length == encoder[0].model.config.max_position_embeddings
     encoder.save_pretrained(str(tmp_path / "saved"))
     assert (SentenceTransformer(str(tmp_path / "saved")).encode(text) == encoder.encode(text)).all()
+
+
+@every_type
+def test_rerankers_and_token_vectors_of_every_type_are_saved_and_reloaded(settings, tiny_source, tmp_path):
+    of_type = {name: value for name, value in settings.items() if name != "max_position_embeddings"}
+    reach = 64 if settings["position_type"] == "learned" else 256
+    extend(str(tiny_source), tmp_path / "extended", max_positions=reach, **of_type)
+    text = "people " * 200 + "war"
+    reranker = CrossEncoder(str(tmp_path / "extended"), num_labels=1)
+    assert reranker.max_seq_length == reranker[0].model.config.max_position_embeddings
+    reranker.save_pretrained(str(tmp_path / "reranker"))
+    reloaded = CrossEncoder(str(tmp_path / "reranker"))
+    assert_equal(*(each.predict([("war", text)], convert_to_tensor=True) for each in (reranker, reloaded)))
+    encoder = MultiVectorEncoder(str(tmp_path / "extended"))
+    encoder.save_pretrained(str(tmp_path / "encoder"))
+    found = encoder.encode_document([text])[0]
+    assert len(found) == min(203, reach)
+    assert_equal(MultiVectorEncoder(str(tmp_path / "encoder")).encode_document([text])[0], found)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from ..training.estimates import (
     checkpoint_seconds,
     forget,
     happenings,
+    longest_of,
     on_trial,
     rate_of,
     try_steps,
@@ -199,7 +200,7 @@ class Finetuning:
         model = self._model(reader)
         with tempfile.TemporaryDirectory() as folder:
             settings = on_trial(_run_arguments(args, plan, seed, Path(folder), self.best), folder)
-            of_longest = _trial(plan, _longest(rows, rows_a_step))
+            of_longest = _trial(plan, longest_of(rows, rows_a_step))
             trainer = self._trainer(model, of_longest, split, reader, dataclasses.replace(settings, max_steps=2))
             try_steps(trainer)
             forget(trainer)
@@ -243,11 +244,6 @@ def _drawn_with(splits: list[Split]) -> dict[str, str]:
     """The group of each test example, which was drawn with the others of it."""
     tests = [split.test for split in splits if "group" in split.test.column_names]
     return {name: f"group {group}" for test in tests for name, group in zip(test["id"], test["group"], strict=True)}
-
-
-def _longest(rows: datasets.Dataset, number: int) -> datasets.Dataset:
-    lengths = rows["length"][:]
-    return rows.select(sorted(range(len(rows)), key=lambda row: -lengths[row])[:number])
 
 
 def _trial(plan: TrainingPlan, rows: datasets.Dataset) -> TrainingPlan:

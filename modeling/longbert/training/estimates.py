@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import datasets
 import numpy as np
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
@@ -190,3 +191,41 @@ def forget(trainer: SafeTrainer) -> None:
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
     gc.collect()
+
+
+def longest_of(rows: datasets.Dataset, number: int) -> datasets.Dataset:
+    """So many of the rows with the greatest `length`."""
+    lengths = rows["length"][:]
+    return rows.select(sorted(range(len(rows)), key=lambda row: -lengths[row])[:number])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a few steps of a run have shown.
+
+    Args:
+        tokens_a_second: in training, of one process.
+        often: how often the run would `evaluate` and `save`.
+        seconds_a_checkpoint: 0 where none is saved.
+    """
+
+    tokens_a_second: float
+    often: collections.Counter[str]
+    seconds_a_checkpoint: float
+
+
+def try_training(
+    make_trainer: Callable[[Any, Any], SafeTrainer], args: Any, longest: Any, steps: int, steps_an_epoch: int
+) -> Trial:
+    """Two steps of the longest examples, for their memory; then some of all, for their time.
+
+    Args:
+        make_trainer: (settings, examples or None for all) -> trainer.
+        longest: examples enough for two steps.
+    """
+    trainer = make_trainer(dataclasses.replace(args, max_steps=2), longest)
+    try_steps(trainer)
+    forget(trainer)
+    trainer = make_trainer(args, None)
+    timed, often = try_steps(trainer), happenings(trainer, steps, steps_an_epoch)
+    return Trial(timed.tokens_a_second, often, checkpoint_seconds(trainer) if often["save"] else 0.0)

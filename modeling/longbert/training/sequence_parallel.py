@@ -1,8 +1,8 @@
 """Sequence parallelism for a bidirectional encoder: neighbouring processes share the tokens of each batch.
 
 Every stock one (accelerate's context parallelism, DeepSpeed's Ulysses) is causal only. Here a process computes its
-stretch of the tokens and gathers the keys and values of the others, so activations shrink by the number of processes
-and the result is that of one process, padding, packing and windows included.
+stretch of the tokens and is sent the keys and values of others that it sees (`halo.py`), so activations shrink by the
+number of processes and the result is that of one process, padding, packing and windows included.
 """
 
 import torch.distributed as dist

@@ -1,5 +1,6 @@
 """Embedding: the extended encoder is the source where that can read, sees what stands past it, and trains safely."""
 
+import collections
 import importlib.util
 import json
 import os
@@ -16,15 +17,17 @@ import torch.nn.functional as F
 import yaml
 from conftest import assert_close, assert_equal, real
 from processes import ROOT
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from longbert import LongBertModel
 from longbert.arguments import ModelArguments
 from longbert.errors import MendableError
 from longbert.finetuning.results.metrics import RetrievalMetric
-from longbert.finetuning.retrieval.collection import read_retrieval
+from longbert.finetuning.retrieval.collection import RetrievalArguments, read_retrieval, training_pairs
 from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
-from longbert.finetuning.retrieval.encoders import WAYS, Reading, exchange_model, load_encoder, read
+from longbert.finetuning.retrieval.encoders import exchange_model, load_encoder
+from longbert.finetuning.retrieval.reading import Reading, read
+from longbert.finetuning.retrieval.ways import WAYS
 from longbert.folders import damage
 from longbert.source import Source
 
@@ -302,7 +305,7 @@ import sys
 sys.modules["longbert"] = None  # importing it raises ImportError
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 encoder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
 torch.save(encoder.encode(["gold " * 150], convert_to_tensor=True), sys.argv[2])
@@ -368,3 +371,86 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(desk, tiny_source, t
         (folder / "long" / "all" / "model.safetensors").read_bytes() for folder in (whole, tmp_path / "stopped")
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_vector_for_every_token_is_trained_saved_and_read_in_chunks(desk, tiny_source, tmp_path):
+    run = embed(
+        desk,
+        tiny_source,
+        tmp_path / "run",
+        strategies=["multi-vector", "chunk-multi-vector"],
+        train=["all", "none"],
+        train_baselines=True,
+        max_steps=2,
+        save_strategy="no",
+    )
+    results = json.loads((run / "results.json").read_text())
+    assert [*results] == [
+        "multi-vector, all trained",
+        "multi-vector, untrained",
+        "chunk-multi-vector",
+        "chunk-multi-vector, all trained",
+        "BM25",
+    ]
+    saved = {
+        train: MultiVectorEncoder(str(run / "multi-vector" / train), device="cpu").eval() for train in ("all", "none")
+    }
+    assert isinstance(saved["all"][0].model, LongBertModel)
+    lines = {}
+    for train, encoder in saved.items():
+        folder = run / "multi-vector" / train / "predictions" / "test.jsonl"
+        lines[train] = json.loads(folder.read_text().splitlines()[0])["scores"]
+        text = json.loads((desk / "test" / "corpus.jsonl").read_text().splitlines()[0])["text"]
+        found = encoder.similarity(encoder.encode_query(["gold"]), encoder.encode_document([text]))
+        assert lines[train]["gold"] == pytest.approx(float(found), abs=1e-4)
+    assert lines["all"] != lines["none"]
+    cost = {name: row["cost"] for name, row in results.items()}
+    assert cost["multi-vector, all trained"]["training_tokens"] == 2 * 8 * (3 + 122)
+    assert cost["multi-vector, untrained"]["vectors"] == len(THINGS) * 122
+    assert cost["chunk-multi-vector"]["vectors"] == len(THINGS) * 124
+
+
+# where answers stand
+
+
+def balanced(folder: Path, source: Path, starts: list) -> list[dict]:
+    """The pairs that are trained on, of documents of 90 letters whose answers begin at these."""
+    lines = [{"query": f"q {n}", "document": f"{n:02}" * 45, "start": start} for n, start in enumerate(starts)]
+    file = write(folder / "pairs.jsonl", lines)
+    settings = {"train_file": str(file), "test_folder": "test", "evidence_column": "start"}
+    arguments = RetrievalArguments(balance_evidence=True, **settings)
+    return training_pairs(arguments, source_of(source).tokenizer, 64, evaluates=False)[0].to_list()
+
+
+@pytest.mark.parametrize("starts", [[0, 29, 5, 1, 30, 89, 60], [80, 40, 0], [0] * 9 + [31] * 2 + [70] * 4])
+def test_answers_stand_equally_often_early_in_the_middle_and_late(starts, tiny_source, tmp_path):
+    rows = balanced(tmp_path, tiny_source, starts)
+    of = {f"q {number}": start // 30 for number, start in enumerate(starts)}
+    counts = collections.Counter(of[row["query"]] for row in rows)
+    most = max(collections.Counter(start // 30 for start in starts).values())
+    assert counts == {0: most, 1: most, 2: most}
+    assert {row["query"] for row in rows} == {*of}  # none is lost
+    times = collections.Counter(row["query"] for row in rows)
+    for third in range(3):  # and none repeats more than another of its third, but for one time
+        often = [times[query] for query, its in of.items() if its == third]
+        assert max(often) - min(often) <= 1
+    assert all(row.keys() == {"query", "document", "id", "length"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ([0, 1, 70], "in the first, middle and last third of 2, 0 and 1 documents"),
+        ([0, 40, 90], "line 3: evidence must be a character of its document, 0 to 89, got 90"),
+        ([0, -1, 70], "evidence must be a character of its document, 0 to 89, got -1"),
+        ([0, "here", 70], "evidence must be a character of its document, 0 to 89, got 'here'"),
+    ],
+)
+def test_answers_that_cannot_be_balanced_are_refused(starts, message, tiny_source, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        balanced(tmp_path, tiny_source, starts)
+
+
+def test_where_answers_stand_has_to_be_told(desk):
+    with pytest.raises(ValueError, match="set evidence_column"):
+        RetrievalArguments(test_folder="test", balance_evidence=True)

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from processes import run
 
+from longbert import LongBertConfig
+
 
 THINGS = ["gold", "iron", "silver", "copper", "wood", "stone", "glass", "paper"]
 NOISE = ["state", "union", "people", "war", "peace", "law", "work", "year", "great", "land"]
@@ -51,9 +53,16 @@ def test_tokens_are_counted_and_chunks_carry_the_training_of_what_reads_them(set
     costs = {name: row["cost"] for name, row in results.items()}
     # 8 queries of 1 + 2 tokens; 8 documents of 100 + 2, of 64, and of 62 + 2 and 38 + 2
     read = {"long": 8 * 102, "truncate": 8 * 64, "chunk-mean": 8 * 104, "chunk-max": 8 * 104}
+    vectors = {"long": 8, "truncate": 8, "chunk-mean": 8, "chunk-max": 8 * 2}
+    words = costs.pop("BM25")
+    assert (words["prediction_tokens"], words["documents"], words["vectors"]) == (8 * 1 + 8 * 100, 8, 0)
+    assert words["stored_bytes"] > 0
+    width = LongBertConfig.from_pretrained(settings.parent / "run" / "long" / "none").hidden_size
     for name, cost in costs.items():
-        assert cost["prediction_tokens"] == 8 * 3 + read[name.split(",")[0]], name
+        way = name.split(",")[0]
+        assert cost["prediction_tokens"] == 8 * 3 + read[way], name
         assert cost["documents"] == 8
+        assert (cost["vectors"], cost["stored_bytes"]) == (vectors[way], vectors[way] * width * 4), name
     trained = {name: cost["training_tokens"] for name, cost in costs.items() if cost["training_tokens"]}
     long, short = 3 * 4 * (3 + 102), 3 * 4 * (3 + 64)
     assert trained == {
@@ -62,7 +71,8 @@ def test_tokens_are_counted_and_chunks_carry_the_training_of_what_reads_them(set
         "chunk-mean, all trained": long,
         "chunk-max, all trained": long,
     }
-    assert costs["chunk-mean"] == costs["chunk-max"]
+    assert costs["chunk-mean"]["prediction_seconds"] == costs["chunk-max"]["prediction_seconds"]
+    assert f"| {words['stored_bytes'] / 8:,.0f} |" in printed
     assert results["long, all trained"]["verdict"] in printed
 
 
@@ -81,6 +91,7 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(settings, tmp_path):
         "| chunk-mean, all trained",
         "| chunk-max",
         "| chunk-max, all trained",
+        "| BM25",
     ]
     trains = [bool(line.split(" | ")[2].strip()) for line in rows]
-    assert trains == [True, False, False, True, False, False, False, False]
+    assert trains == [True, False, False, True, False, False, False, False, False]

@@ -26,6 +26,8 @@ class Cost:
         documents: of the test, each as often as it was read.
         peak_memory: bytes, of the first process.
         memory_of: whose it is: `process`, or a device's name.
+        vectors: that an index of the test's documents holds, where it is a test of retrieval.
+        stored_bytes: of such an index, in fp32.
     """
 
     training_seconds: float = 0.0
@@ -35,6 +37,8 @@ class Cost:
     documents: int = 0
     peak_memory: int = 0
     memory_of: str = "process"
+    vectors: int = 0
+    stored_bytes: int = 0
 
     @property
     def seconds_a_document(self) -> float:
@@ -45,6 +49,15 @@ class Cost:
     def tokens_a_document(self) -> float:
         """Read in prediction."""
         return self.prediction_tokens / max(1, self.documents)
+
+    def of_a_document(self) -> list[str]:
+        """The cells of `TITLES_OF_A_DOCUMENT`."""
+        number = max(1, self.documents)
+        return [
+            f"{self.seconds_a_document:.3g}",
+            f"{self.vectors / number:,.1f}".removesuffix(".0"),
+            f"{self.stored_bytes / number:,.0f}",
+        ]
 
 
 def together(costs: Sequence[Cost]) -> Cost:
@@ -115,6 +128,7 @@ class RunMeter:
         )
 
 
+TITLES_OF_A_DOCUMENT = ("s a document", "vectors a document", "bytes a document")
 TITLES = (
     "training, s",
     "tokens trained on",

@@ -12,7 +12,7 @@ from ...intervals import Interval
 from ...proof import position_buckets
 from ...tables import strict_json, table, with_interval
 from .classes import FIGURES, folded, shown_classes, summed_up
-from .costs import TITLES, Cost, cost_rows
+from .costs import TITLES, TITLES_OF_A_DOCUMENT, Cost, cost_rows
 from .metrics import Figures, interval_of_difference
 
 
@@ -158,6 +158,8 @@ class Report:
         shown = figures[first]["intervals"]
         titles = [f"{each} (95 % interval)" if each in shown else each for each in (primary, *others)]
         titles.append("predictions")
+        indexed = any(cost.stored_bytes for cost in self.costs.values())
+        titles += TITLES_OF_A_DOCUMENT if indexed else ()
         several = "by_run" in figures[first]
         if several:
             titles.append(f"{primary} by seed")
@@ -172,6 +174,7 @@ class Report:
                 for each in (primary, *others)
             ]
             cells.append(str(row["predictions"]))
+            cells += self.costs[name].of_a_document() if indexed else []
             if several:
                 cells.append(f"{min(row['by_run'].values()):.3f} to {max(row['by_run'].values()):.3f}")
             if len(figures) > 1:

@@ -1,5 +1,6 @@
 """Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
 
+import json
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +29,12 @@ class RetrievalArguments(FileArguments):
     query_column: str = described("query", "column of the queries in train_file")
     document_column: str = described("document", "column of the documents in train_file")
     id_column: str | None = described(None, "column that names a pair in error messages; by default its number")
+    evidence_column: str | None = described(
+        None, "column of train_file with the character of the document at which what answers the query begins"
+    )
+    balance_evidence: bool = described(
+        False, "train as often on answers in the first, the middle and the last third of a document; rarer ones repeat"
+    )
     validation_folder: str | None = described(
         None, "chooses the best checkpoint; by default every tenth document of train_file, with its queries"
     )
@@ -37,14 +44,18 @@ class RetrievalArguments(FileArguments):
         super().__post_init__()
         if self.test_folder is None:
             raise ValueError("test_folder must name a folder with corpus.jsonl and queries.jsonl")
+        if self.balance_evidence and self.evidence_column is None:
+            raise ValueError("balance_evidence needs to know where answers stand: set evidence_column")
 
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids without special tokens, and the group among which a query's documents are sought; None for all."""
+    """Token ids without special tokens, the group among which a query's documents are sought, None for all, and the
+    text."""
 
     ids: list[int]
     group: str | None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class Query:
         documents: ids of the documents that are right.
         evidence: token of the first of them, [CLS] counted, at which the evidence begins; None where it is not known.
         group: of its documents; where they have none, how long the first of them is.
+        text: what it asks.
     """
 
     id: str
@@ -63,6 +75,7 @@ class Query:
     documents: list[str]
     evidence: int | None
     group: str
+    text: str = ""
 
 
 @dataclass
@@ -73,23 +86,26 @@ class Retrieval:
     queries: list[Query]
     groups: list[str]
 
+    def of_their_group(self, similarities: torch.Tensor) -> torch.Tensor:
+        """`[queries, documents]` with -inf for the documents of other groups than a query's own."""
+        groups = [document.group for document in self.documents.values()]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        theirs = torch.tensor([numbers[group] for group in groups])
+        ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
+        return similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
+
     def lines(self, similarities: torch.Tensor) -> Lines:
         """Rank the documents for each query, as LongEmbed (Zhu et al. 2024, arXiv 2404.12096, section 3) among those
         of its own group, where documents have groups.
 
         Args:
-            similarities: `[queries, documents]`; documents tie where they are equal.
+            similarities: `[queries, documents]`; documents tie where they are equal, and are not found at -inf.
 
         Returns:
             What `Report` reads: for each query the best ids, in place of an id a list of those that tie; the right
             ids, where its evidence stands, its group.
         """
-        names = list(self.documents)
-        groups = [document.group for document in self.documents.values()]
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        theirs = torch.tensor([numbers[group] for group in groups])
-        ours = torch.tensor([numbers[self.documents[query.documents[0]].group] for query in self.queries])
-        allowed = similarities.masked_fill(ours[:, None] != theirs, -torch.inf)
+        names, allowed = list(self.documents), self.of_their_group(similarities)
         last = allowed.topk(min(RANKED, len(names))).values[:, -1]
         lines = []
         for query, scores, least in zip(self.queries, allowed, last, strict=True):
@@ -120,9 +136,13 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
     if arguments.train_file is None:
         raise ValueError("training needs pairs: set train_file, or train: [none]")
     names = {"query": arguments.query_column, "document": arguments.document_column, "id": arguments.id_column}
+    names |= {"evidence": arguments.evidence_column}
 
     def parse(values: dict[str, Any]) -> dict[str, Any]:
-        return {kind: as_text(values[kind], kind) for kind in ("query", "document")}
+        texts = {kind: as_text(values[kind], kind) for kind in ("query", "document")}
+        if arguments.evidence_column is None:
+            return texts
+        return texts | {"third": _third(values["evidence"], len(texts["document"]))}
 
     pairs = read_examples(arguments.train_file, names, parse, arguments).remove_columns("place")
 
@@ -130,6 +150,39 @@ def read_pairs(arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase
         return {"length": [len(ids) for ids in tokenizer(batch["document"], verbose=False)["input_ids"]]}
 
     return pairs.map(measure, batched=True, desc="tokenizing")
+
+
+def _third(evidence: Any, length: int) -> int:
+    """Of a document of so many characters, in which evidence begins: 0, 1 or 2."""
+    start = int(evidence) if isinstance(evidence, float) and evidence.is_integer() else evidence
+    if isinstance(start, str) and start.isdecimal():
+        start = int(start)
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < length:
+        raise ValueError(f"evidence must be a character of its document, 0 to {length - 1}, got {evidence!r:.80}")
+    return 3 * start // length
+
+
+def balance(pairs: datasets.Dataset) -> datasets.Dataset:
+    """As often each third of a document in which evidence stands, after position-balanced pairs (arXiv 2605.26578):
+    pairs of the rarer ones repeat, and no text is changed.
+
+    Raises:
+        ValueError: a third has no pair.
+    """
+    places: list[list[int]] = [[], [], []]
+    for place, third in enumerate(pairs["third"]):
+        places[third].append(place)
+    counts = [len(some) for some in places]
+    if not all(counts):
+        raise ValueError(
+            f"answers stand in the first, middle and last third of {counts[0]:,}, {counts[1]:,} and {counts[2]:,} "
+            "documents of train_file: balance_evidence needs some in each"
+        )
+    print(
+        f"train_file: answers in the first, middle and last third of {', '.join(map(str, counts))} documents, balanced"
+    )
+    repeated = [some[number % len(some)] for number in range(max(counts)) for some in places]
+    return pairs.select(sorted(repeated))
 
 
 def refuse_few(pairs: datasets.Dataset, batch_size: int) -> None:
@@ -162,6 +215,25 @@ def hold_out(
     return pairs.select(rest), _retrieval("train_file", corpus, queries, tokenizer, source_length)
 
 
+def training_pairs(
+    arguments: RetrievalArguments, tokenizer: PreTrainedTokenizerBase, source_length: int, evaluates: bool
+) -> tuple[datasets.Dataset, Retrieval | None]:
+    """The pairs to train on, `query`, `document`, `id` and `length`, and the test that chooses the best checkpoint, if
+    one is chosen.
+
+    Raises:
+        ValueError: no pairs, or some that cannot be used.
+    """
+    pairs, validation = read_pairs(arguments, tokenizer), None
+    if arguments.validation_folder:
+        validation = read_retrieval(arguments.validation_folder, tokenizer, source_length, arguments)
+    elif evaluates:
+        pairs, validation = hold_out(pairs, tokenizer, source_length)
+    if arguments.balance_evidence:
+        pairs = balance(pairs)
+    return pairs.select_columns(["query", "document", "id", "length"]), validation
+
+
 def read_retrieval(
     folder: str, tokenizer: PreTrainedTokenizerBase, source_length: int, settings: FileArguments | None = None
 ) -> Retrieval:
@@ -183,6 +255,14 @@ def read_retrieval(
     corpus = _read_lines(Path(folder, "corpus.jsonl"), ("id", "text"), settings)
     queries = _read_lines(Path(folder, "queries.jsonl"), ("id", "text", "document"), settings)
     return _retrieval(folder, corpus, queries, tokenizer, source_length)
+
+
+def write_retrieval(folder: str | Path, corpus: list[dict[str, Any]], queries: list[dict[str, Any]]) -> None:
+    """Write a test as `read_retrieval` reads it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        Path(folder, f"{name}.jsonl").write_text(text, "utf-8")
 
 
 def _read_lines(file: Path, columns: tuple[str, ...], settings: FileArguments) -> list[dict[str, Any]]:
@@ -226,7 +306,7 @@ def _retrieval(
     if copies := len(texts) - len({*texts.values()}):
         print(f"{where}: {copies:,} of {len(texts):,} documents have the text of another one, and tie with it")
     documents = {
-        line["id"]: Document(ids, str(line["group"]) if grouped else None)
+        line["id"]: Document(ids, str(line["group"]) if grouped else None, line["text"])
         for line, ids in zip(corpus, tokens(list(texts.values())), strict=True)
     }
     longest = max(len(document.ids) for document in documents.values()) + 2
@@ -239,7 +319,8 @@ def _retrieval(
         first = documents[right[0]]
         length = len(first.ids) + 2
         group = first.group or next(title for stop, title in buckets.items() if length <= stop)
-        made.append(Query(line["id"], ids, right, _evidence(where, line, texts[right[0]], tokens), group))
+        evidence = _evidence(where, line, texts[right[0]], tokens)
+        made.append(Query(line["id"], ids, right, evidence, group, line["text"]))
     groups = dict.fromkeys(str(line["group"]) for line in grouped) or buckets.values()
     present = {query.group for query in made}
     return Retrieval(documents, made, [group for group in groups if group in present])

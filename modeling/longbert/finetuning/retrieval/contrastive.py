@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import MultiVectorEncoderTrainer, SentenceTransformerTrainer
+from sentence_transformers.base import BaseModel
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
@@ -12,7 +13,9 @@ from ...training.safety import SafeTrainer
 from ..results.metrics import Figures
 from ..results.report import score
 from .collection import Retrieval
-from .encoders import KINDS, Way, read
+from .encoders import KINDS
+from .reading import read
+from .ways import Way
 
 
 @dataclass
@@ -40,8 +43,9 @@ class PairCollator(SentenceTransformerDataCollator):
         return batch
 
 
-class EmbeddingTrainer(SafeTrainer, SentenceTransformerTrainer):
-    """sentence-transformers' Trainer with whole checkpoints, a clean stop on SIGTERM, a guard against divergence."""
+class PairTrainer(SafeTrainer):
+    """Before a Trainer of sentence-transformers: whole checkpoints, a clean stop on SIGTERM, a guard against
+    divergence."""
 
     def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
         """One optimizer step's micro-batches."""
@@ -51,6 +55,14 @@ class EmbeddingTrainer(SafeTrainer, SentenceTransformerTrainer):
         return batches, number
 
 
+class EmbeddingTrainer(PairTrainer, SentenceTransformerTrainer):
+    """Of encoders with one vector for a text."""
+
+
+class MultiVectorTrainer(PairTrainer, MultiVectorEncoderTrainer):
+    """Of encoders with a vector for every token."""
+
+
 class RetrievalEvaluator(BaseEvaluator):
     """Gives an encoder's figures while it trains."""
 
@@ -58,7 +70,7 @@ class RetrievalEvaluator(BaseEvaluator):
         super().__init__()
         self.metric, self.retrieval, self.way, self.batch_size = metric, retrieval, way, batch_size
 
-    def __call__(self, model: SentenceTransformer, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def __call__(self, model: BaseModel, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The metric's figures; what comes after `model` is sentence-transformers' and not needed."""
         reading = read(model, self.retrieval, self.way, self.batch_size)
         return score(self.metric, self.retrieval.lines(reading.similarities(self.way.nearest)))

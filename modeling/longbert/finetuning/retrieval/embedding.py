@@ -9,30 +9,34 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers import (
+    MultiVectorEncoder,
+    MultiVectorEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base import BaseModel
 from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.base.training_args import BaseTrainingArguments
+from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from transformers import set_seed
 
 from ...arguments import ModelArguments, described
 from ...data.features import FRAME
-from ...data.fingerprints import Fingerprint, of_rows
 from ...source import Source
 from ...training.estimates import (
     Estimate,
     Part,
-    checkpoint_seconds,
-    forget,
-    happenings,
     on_trial,
     rate_of,
-    try_steps,
+    try_training,
 )
 from ...training.freezing import freeze_pooler, select_parameters
 from ...training.memory import checkpoint_activations, memory_of, peak_memory, reset_peak_memory
@@ -42,13 +46,21 @@ from ...training.sharding import division
 from ..comparison import ComparisonArguments, Run, choosing_the_best, compare, kept_cost, refuse_names
 from ..results.costs import Cost, RunMeter
 from ..results.metrics import Figures, RetrievalMetric
-from ..results.report import Lines, Report, decided_within
-from ..strategies import Reader, Strategy
-from .collection import Retrieval, RetrievalArguments, hold_out, read_pairs, read_retrieval, refuse_few
-from .contrastive import EmbeddingTrainer, PairCollator, RetrievalEvaluator
-from .encoders import KINDS, WAYS, Reading, exchange_model, load_encoder, read
+from ..results.report import Lines
+from ..strategies import Reader
+from .bm25 import NOTHING, run_of_words
+from .collection import Retrieval, RetrievalArguments, read_retrieval, refuse_few, training_pairs
+from .contrastive import EmbeddingTrainer, MultiVectorTrainer, PairCollator, PairTrainer, RetrievalEvaluator
+from .encoders import KINDS, exchange_model, load_encoder, with_token_vectors
+from .reading import Reading, TokenReading, read
+from .reporting import fingerprints, lengths_of, reporter
+from .ways import NAMES, Way, refuse_sizes, refuse_ways, way_of
 
 
+OBJECTIVES: dict[bool, tuple[type, type]] = {  # by whether every token has a vector
+    False: (EmbeddingTrainer, CachedMultipleNegativesRankingLoss),
+    True: (MultiVectorTrainer, CachedMultiVectorMultipleNegativesRankingLoss),
+}
 TRAINED = {"none": "untrained", "positions": "positions trained", "all": "all trained"}
 
 
@@ -56,7 +68,7 @@ TRAINED = {"none": "untrained", "positions": "positions trained", "all": "all tr
 class EmbeddingArguments(ComparisonArguments):
     """How a long document is read, what of the encoder is trained, and how a run is kept safe."""
 
-    strategies: list[str] = described(["long"], f"ways to read a document, of {', '.join(WAYS)}")
+    strategies: list[str] = described(["long"], f"ways to read a document, of {NAMES}")
     train: list[str] = described(
         ["none"], "what to train of `long`, a row for each: none, positions (the rows past the source's), all"
     )
@@ -77,15 +89,17 @@ class EmbeddingArguments(ComparisonArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, given, known in (("strategies", self.strategies, WAYS), ("train", self.train, TRAINED)):
-            refuse_names(name, given, known)
+        refuse_ways(self.strategies)
+        refuse_names("train", self.train, TRAINED)
         if self.position_sampling not in ("none", "offset"):
             raise ValueError(f"position_sampling must be none or offset, got {self.position_sampling!r}")
-        if self.train_baselines and self.strategies[0] != "long":
-            raise ValueError(
-                "train_baselines reads chunks with the trained long encoder: put long first among strategies, got "
-                f"{self.strategies}"
-            )
+        for row in self.rows():
+            needs = way_of(row.strategy).trained_as
+            if row.trained and not row.trains and needs not in self.strategies[: self.strategies.index(row.strategy)]:
+                raise ValueError(
+                    f"{row.strategy} is read by the trained encoder of {needs}: put {needs} before it among "
+                    f"strategies, got {', '.join(self.strategies)}"
+                )
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, got {self.mini_batch_size}")
 
@@ -93,8 +107,9 @@ class EmbeddingArguments(ComparisonArguments):
         """The table's rows, in the order of the settings; the first is compared with the others."""
         rows = []
         for name in self.strategies:
-            trains = self.train if WAYS[name].extended else ["none"]
-            if name in ("truncate", "chunk-mean", "chunk-max") and self.train_baselines:
+            way = way_of(name)
+            trains = self.train if way.extended else ["none"]
+            if not way.extended and not way.as_shipped and self.train_baselines:
                 trains = ["none", *({"all"} & {*self.train})]
             rows += [Row(name, each) for each in trains]
         return rows
@@ -114,13 +129,13 @@ class Row:
 
     @property
     def trains(self) -> bool:
-        """Whether the row's own encoder is trained; chunks are read by that of `long`."""
-        return self.trained and not WAYS[self.strategy].pooled
+        """Whether the row's own encoder is trained; chunks are read by that of another."""
+        return self.trained and not way_of(self.strategy).pooled
 
     @property
     def title(self) -> str:
         """Its name in the table."""
-        named = self.trained or WAYS[self.strategy].extended
+        named = self.trained or way_of(self.strategy).extended
         return f"{self.strategy}, {TRAINED[self.train]}" if named else self.strategy
 
 
@@ -140,7 +155,7 @@ class Comparison:
     run_args: EmbeddingArguments
     args: SentenceTransformerTrainingArguments
     metric: Figures = field(default_factory=RetrievalMetric)
-    readings: dict[Any, tuple[Reading, Cost]] = field(default_factory=dict)
+    readings: dict[Any, tuple[Reading | TokenReading, Cost]] = field(default_factory=dict)
 
     def run(self, row: Row) -> Run:
         """A row of the table."""
@@ -153,12 +168,15 @@ class Comparison:
             estimate=lambda: self._estimate(row),
         )
 
+    def _way(self, row: Row) -> Way:
+        return way_of(row.strategy, self.source.native.pretrained_positions)
+
     def _folder(self, row: Row) -> Path:
         return Path(self.args.output_dir, row.strategy, row.train)
 
     def _predictions(self, row: Row, folder: Path) -> tuple[Lines, Cost]:
         """Load, extend, train, save, read and rank."""
-        way = WAYS[row.strategy]
+        way = self._way(row)
         key = dataclasses.replace(way, nearest=False), row.train  # chunks are read once for their mean and their best
         if key not in self.readings:
             meter = RunMeter(self.args.device)
@@ -168,17 +186,19 @@ class Comparison:
             seconds = time.perf_counter() - start
             self.readings[key] = reading, meter.cost(seconds, reading.tokens, len(self.test.documents))
         reading, cost = self.readings[key]
+        vectors, stored = reading.stored(way.nearest)
+        cost = dataclasses.replace(cost, vectors=vectors, stored_bytes=stored)
         return self.test.lines(reading.similarities(way.nearest)), cost
 
-    def _encoder(self, row: Row, folder: Path, meter: RunMeter) -> SentenceTransformer:
-        """The encoder of a row, trained and saved; chunks are read by the trained encoder of `long`."""
+    def _encoder(self, row: Row, folder: Path, meter: RunMeter) -> BaseModel:
+        """The encoder of a row, trained and saved; chunks are read by the trained encoder of another way."""
         set_seed(self.args.seed)
-        way = WAYS[row.strategy]
+        way = self._way(row)
         if row.trained and way.pooled:
-            trained = self._folder(Row("long", row.train))
+            trained = self._folder(Row(way.trained_as, row.train))
             if cost := kept_cost(trained):
                 meter.measured = {name: getattr(cost, name) for name in ("training_seconds", "training_tokens")}
-            return self._in_chunks(trained)
+            return self._in_chunks(trained, way)
         encoder = self._untrained(row)
         if row.trained:
             checkpoint = find_checkpoint(str(folder), self.run_args.resume, may_rename=self.args.process_index == 0)
@@ -191,34 +211,37 @@ class Comparison:
             encoder.save_pretrained(str(folder))
         return encoder
 
-    def _untrained(self, row: Row) -> SentenceTransformer:
+    def _untrained(self, row: Row) -> BaseModel:
         """The source as a row's strategy reads with it."""
-        way = WAYS[row.strategy]
-        encoder = load_encoder(self.source, self.args.prompts, str(self.args.device))
+        way = self._way(row)
+        encoder: BaseModel = load_encoder(self.source, self.args.prompts, str(self.args.device))
+        if way.by_token:
+            encoder = with_token_vectors(encoder)
         reader = Reader.of(way, self.source, self.run_args.max_length)
         length = encoder.max_seq_length if way.as_shipped else reader.at_once
         exchange_model(encoder, self.source, self.source.config if way.extended else self.source.native, length)
         return encoder
 
-    def _in_chunks(self, trained: Path) -> SentenceTransformer:
-        """A trained encoder that reads no more at once than its source did."""
-        encoder = SentenceTransformer(str(trained), device=str(self.args.device))
-        encoder.max_seq_length = self.source.native.pretrained_positions
+    def _in_chunks(self, trained: Path, way: Way) -> BaseModel:
+        """A trained encoder that reads no more at once than a way does."""
+        kind = MultiVectorEncoder if way.by_token else SentenceTransformer
+        encoder = kind(str(trained), device=str(self.args.device))
+        encoder.max_seq_length = Reader.of(way, self.source, self.run_args.max_length).at_once
         return encoder
 
     def _trainer(
         self,
-        encoder: SentenceTransformer,
+        encoder: BaseModel,
         row: Row,
-        args: SentenceTransformerTrainingArguments,
+        args: BaseTrainingArguments,
         pairs: datasets.Dataset | None = None,
-    ) -> EmbeddingTrainer:
+    ) -> PairTrainer:
         """The trainer of a row.
 
         Args:
             pairs: by default all.
         """
-        way = WAYS[row.strategy]
+        way = self._way(row)
         if row.train == "positions":
             encoder.requires_grad_(False)  # other modules too may have weights
         select_parameters(encoder[0].model, [row.train])
@@ -227,13 +250,14 @@ class Comparison:
         if longest >= self.run_args.checkpoint_from:
             checkpoint_activations(encoder[0].model, longest)
         offset = self.run_args.position_sampling == "offset" and way.extended
-        loss = CachedMultipleNegativesRankingLoss(
+        trainer_class, loss_class = OBJECTIVES[way.by_token]
+        loss = loss_class(
             encoder, mini_batch_size=self.run_args.mini_batch_size, gather_across_devices=args.world_size > 1
         )
         evaluator = None
         if self.validation is not None:
             evaluator = RetrievalEvaluator(self.metric, self.validation, way, args.per_device_eval_batch_size)
-        return EmbeddingTrainer(
+        return trainer_class(
             model=encoder,
             args=args,
             # the sampler takes any value that two pairs share for a duplicate
@@ -251,25 +275,26 @@ class Comparison:
         """Steps, where a row trains an encoder of its own, and readings, of documents of all lengths; and two steps of
         the longest, for their memory."""
         set_seed(self.args.seed)
-        args, way = self.args, WAYS[row.strategy]
+        args, way = self.args, self._way(row)
         reset_peak_memory(args.device)
         encoder = self._untrained(row)
-        parts = dict.fromkeys(("training", "evaluations", "checkpoints", "test"), Part(0, 0.0))
+        parts = dict(NOTHING)
         training_rate, often = None, collections.Counter[str]()
         if row.trains:
             with tempfile.TemporaryDirectory() as folder:
                 settings = on_trial(self._arguments(encoder, row, Path(folder)), folder)
                 longest = _different(self.pairs, 2 * args.train_batch_size)
-                trainer = self._trainer(encoder, row, dataclasses.replace(settings, max_steps=2), longest)
-                try_steps(trainer)
-                forget(trainer)
-                trainer = self._trainer(encoder, row, settings)
                 steps, steps_an_epoch = self._steps()
-                timed, often = try_steps(trainer), happenings(trainer, steps, steps_an_epoch)
-                saving = checkpoint_seconds(trainer) if often["save"] else 0.0
-            training_rate = timed.tokens_a_second
+                trial = try_training(
+                    lambda settings, pairs: self._trainer(encoder, row, settings, pairs),
+                    settings,
+                    longest,
+                    steps,
+                    steps_an_epoch,
+                )
+            training_rate, often = trial.tokens_a_second, trial.often
             parts["training"] = Part(steps, self._tokens_a_step(encoder) / training_rate)
-            parts["checkpoints"] = Part(often["save"], saving)
+            parts["checkpoints"] = Part(often["save"], trial.seconds_a_checkpoint)
         rate = self._reading_rate(encoder, way)
         if self.validation is not None:
             parts["evaluations"] = Part(often["evaluate"], _tokens(self.validation, encoder, way) / rate)
@@ -291,14 +316,14 @@ class Comparison:
     def _pairs_a_step(self) -> int:
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
-    def _tokens_a_step(self, encoder: SentenceTransformer) -> float:
+    def _tokens_a_step(self, encoder: BaseModel) -> float:
         """That one process reads, on average."""
         queries = encoder.tokenizer(self.pairs["query"][:], verbose=False)["input_ids"]
         lengths = itertools.chain(self.pairs["length"], map(len, queries))
         read_of = (min(length, encoder.max_seq_length) for length in lengths)
         return sum(read_of) / len(self.pairs) * self._pairs_a_step() / self.args.world_size
 
-    def _reading_rate(self, encoder: SentenceTransformer, way: Strategy) -> float:
+    def _reading_rate(self, encoder: BaseModel, way: Way) -> float:
         """Tokens a second, in batches of documents of like length."""
         size = self.args.per_device_eval_batch_size
         names = sorted(self.test.documents, key=lambda name: -len(self.test.documents[name].ids))
@@ -312,7 +337,7 @@ class Comparison:
             batches, lambda some: _tokens(of(some), encoder, way), lambda some: read(encoder, of(some), way, size)
         )
 
-    def _arguments(self, encoder: SentenceTransformer, row: Row, folder: Path) -> SentenceTransformerTrainingArguments:
+    def _arguments(self, encoder: BaseModel, row: Row, folder: Path) -> BaseTrainingArguments:
         """One run's settings."""
         changes: dict[str, Any] = {
             "output_dir": str(folder),
@@ -324,7 +349,10 @@ class Comparison:
         if row.train == "positions" and self.run_args.positions_learning_rate is not None:
             changes["learning_rate"] = self.run_args.positions_learning_rate
         best = choosing_the_best(self.run_args, self.args, self.metric)
-        return dataclasses.replace(self.args, **changes, **best)
+        if not self._way(row).by_token:
+            return dataclasses.replace(self.args, **changes, **best)
+        told = {each.name: getattr(self.args, each.name) for each in dataclasses.fields(self.args) if each.init}
+        return MultiVectorEncoderTrainingArguments(**{**told, **changes, **best})
 
 
 def _different(pairs: datasets.Dataset, number: int) -> datasets.Dataset:
@@ -342,10 +370,10 @@ def _different(pairs: datasets.Dataset, number: int) -> datasets.Dataset:
     return pairs.select(chosen)
 
 
-def _tokens(retrieval: Retrieval, encoder: SentenceTransformer, way: Strategy) -> int:
+def _tokens(retrieval: Retrieval, encoder: BaseModel, way: Way) -> int:
     """Tokens that are read of a test, prompts left out."""
     size = encoder.max_seq_length - FRAME
-    pieces = [piece for document in retrieval.documents.values() for piece in way.read(document.ids, size)]
+    pieces = [piece for document in retrieval.documents.values() for piece in way.pieces(document.ids, size)]
     queries = [query.ids[:size] for query in retrieval.queries]
     return sum(len(text) + FRAME for text in (*pieces, *queries))
 
@@ -376,47 +404,24 @@ def run_embedding(
     choosing_the_best(run_args, args, RetrievalMetric())
     source = Source.of(model_args)
     source_length = source.native.pretrained_positions
+    refuse_sizes(run_args.strategies, source_length)
     encoder = load_encoder(source)
+    _refuse_pooling(run_args.strategies, encoder)
     test = read_retrieval(str(retrieval_args.test_folder), encoder.tokenizer, source_length, retrieval_args)
     pairs, validation = datasets.Dataset.from_list([]), None
     if any(row.trains for row in rows):
         pairs, validation = _training_examples(retrieval_args, run_args, args, encoder, source_length)
-    record.begin(source.digest(), _fingerprints(pairs, validation, test))
+    record.begin(source.digest(), fingerprints(pairs, validation, test))
     if args.process_index == 0:
         modules = ", ".join(type(module).__name__ for module in encoder)
         print(f"{source.path}: {modules}, {encoder.max_seq_length} tokens")
     comparison = Comparison(source, test, pairs, validation, run_args, args)
-    reach = max(Reader.of(WAYS[row.strategy], source, run_args.max_length).at_once for row in rows)
+    reach = max(Reader.of(way_of(row.strategy), source, run_args.max_length).at_once for row in rows)
 
-    lengths = [len(document.ids) + FRAME for document in test.documents.values()]
-    extended = [row.title for row in rows if WAYS[row.strategy].extended]
-
-    def report(results: dict[str, Lines], costs: dict[str, Cost]) -> Report:
-        return Report(
-            comparison.metric,
-            decided_within,
-            results,
-            source_length,
-            reach,
-            test.groups,
-            costs,
-            extended,
-            lengths,
-            {query.id: query.documents[0] for query in test.queries},
-        )
-
-    runs = [comparison.run(row) for row in rows]
-    compare(runs, report, lengths, source_length, record)
-
-
-def _fingerprints(pairs: datasets.Dataset, validation: Retrieval | None, test: Retrieval) -> dict[str, Fingerprint]:
-    """Of the pairs to train on, and of the documents and queries of each test."""
-    parts: dict[str, Iterable[Any]] = {"pairs": pairs}
-    for name, retrieval in (("validation", validation), ("test", test)):
-        if retrieval is not None:
-            parts[f"{name} documents"] = [[name, vars(each)] for name, each in retrieval.documents.items()]
-            parts[f"{name} queries"] = map(vars, retrieval.queries)
-    return {name: of_rows(part) for name, part in parts.items()}
+    extended = [row.title for row in rows if way_of(row.strategy).extended]
+    report = reporter(comparison.metric, test, source_length, reach, extended)
+    runs = [*map(comparison.run, rows), run_of_words(test, args)]
+    compare(runs, report, lengths_of(test), source_length, record)
 
 
 def _refuse_settings(model_args: ModelArguments, args: SentenceTransformerTrainingArguments) -> None:
@@ -427,15 +432,27 @@ def _refuse_settings(model_args: ModelArguments, args: SentenceTransformerTraini
         raise ValueError(f"prompts must be a text for each of {', '.join(KINDS)}, got {args.prompts!r}")
 
 
+def _refuse_pooling(strategies: Sequence[str], encoder: BaseModel) -> None:
+    """Raise `ValueError` where passages are to be pooled from an encoder that does not pool tokens."""
+    late = [name for name in strategies if way_of(name).late]
+    pooling = getattr(encoder[1], "pooling_mode", None)
+    if late and pooling != "mean":
+        raise ValueError(
+            f"{late[0]} takes the mean of a passage's tokens, and this encoder pools by {pooling}: leave {late[0]} "
+            "out, or name an encoder that pools by mean"
+        )
+
+
 def _training_examples(
     retrieval_args: RetrievalArguments,
     run_args: EmbeddingArguments,
     args: SentenceTransformerTrainingArguments,
-    encoder: SentenceTransformer,
+    encoder: BaseModel,
     source_length: int,
 ) -> tuple[datasets.Dataset, Retrieval | None]:
     """The pairs to train on, and the test that chooses the best checkpoint, if one is chosen."""
-    pairs = read_pairs(retrieval_args, encoder.tokenizer)
+    evaluates = args.eval_strategy != "no"
+    pairs, validation = training_pairs(retrieval_args, encoder.tokenizer, source_length, evaluates)
     refuse_few(pairs, args.train_batch_size)
     if (
         "positions" in run_args.train
@@ -446,7 +463,4 @@ def _training_examples(
             f"no document of train_file has more than {source_length} tokens, so no new position would be trained: "
             "set position_sampling to offset, or train on longer documents"
         )
-    if retrieval_args.validation_folder:
-        folder = retrieval_args.validation_folder
-        return pairs, read_retrieval(folder, encoder.tokenizer, source_length, retrieval_args)
-    return hold_out(pairs, encoder.tokenizer, source_length) if args.eval_strategy != "no" else (pairs, None)
+    return pairs, validation

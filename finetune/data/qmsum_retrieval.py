@@ -1,0 +1,42 @@
+"""Questions to the meeting that answers them, from files of QMSum (Zhong et al. 2021, arXiv 2104.05938), as a test for
+finetune/embedding.py.
+
+python finetune/data/qmsum_retrieval.py OUT FILE.jsonl ... [--meetings N]
+
+A document is the whole transcript; a question's evidence stands where the first turn does that answers it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from longbert.finetuning.retrieval.collection import write_retrieval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--meetings", type=int, help="the first so many; by default all")
+    arguments = parser.parse_args()
+    lines = [line for file in arguments.files for line in Path(file).read_text("utf-8").splitlines()]
+    corpus, queries = [], []
+    for number, meeting in enumerate(map(json.loads, lines[: arguments.meetings])):
+        turns = [f"{turn['speaker']}: {turn['content']}\n" for turn in meeting["meeting_transcripts"]]
+        corpus.append({"id": f"meeting-{number}", "text": "".join(turns)})
+        for place, query in enumerate(meeting["specific_query_list"]):
+            first = min(int(start) for start, _ in query["relevant_text_span"])
+            queries.append(
+                {
+                    "id": f"meeting-{number}-{place}",
+                    "text": query["query"],
+                    "document": f"meeting-{number}",
+                    "evidence": len("".join(turns[:first])),
+                }
+            )
+    write_retrieval(arguments.out, corpus, queries)
+    print(f"{len(queries)} questions to {len(corpus)} meetings")
+
+
+if __name__ == "__main__":
+    main()
