@@ -297,6 +297,7 @@ def test_without_extras_the_commands_work_or_name_the_extra(tmp_path):
         assert f"longbert: this needs {missing}: pip install 'longbert[{extra}]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_python_m_longbert_is_the_command():
     done = subprocess.run([sys.executable, "-m", "longbert", "--version"], capture_output=True, text=True)
     assert done.stdout == f"longbert {longbert.__version__}\n"

@@ -124,7 +124,7 @@ def test_a_graph_has_every_type_of_positions(settings, tmp_path):
 
 @pytest.mark.slow
 def test_a_graph_of_one_segment_takes_no_token_types(tmp_path):
-    model = tiny_model(type_vocab_size=1, zero_padding_positions=True)
+    model = tiny_model(type_vocab_size=1, position_type="sinusoidal", zero_padding_positions=True)
     session = session_of(model, tmp_path, Tokens(segments=False))
     assert [each.name for each in session.get_inputs()] == ["input_ids", "attention_mask"]
     assert_says_the_same(session, model)
@@ -175,6 +175,7 @@ def sentence_vectors(folder: Path, graph: str) -> np.ndarray:
     return onnxruntime.InferenceSession(folder / graph).run(["sentence_embedding"], dict(inputs))[0]
 
 
+@pytest.mark.slow
 def test_an_exported_encoder_gives_the_encoders_vectors(encoder, served):
     expected = SentenceTransformer(str(encoder), device="cpu").encode(TEXTS)
     assert expected.shape == (3, 8)

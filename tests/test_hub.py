@@ -356,6 +356,7 @@ def ran(hub, tiny_source, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_training_pushes_its_proof_and_its_pictures(hub, ran):
     run = ran / "training" / "run"
     files = hub.files("ann/trained")

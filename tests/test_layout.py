@@ -152,6 +152,7 @@ def test_imports_run_one_way(module):
     assert imported_siblings(module) <= {*ORDER[: ORDER.index(module)]}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_alone(tmp_path):
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
     subprocess.run(command, check=True, capture_output=True)

@@ -221,7 +221,7 @@ def test_padding_is_padding_in_every_form(name, form, attention, implementation)
 @every_implementation
 @pytest.mark.parametrize("attention", ["full", "window"])
 @pytest.mark.parametrize("form", SQUARE)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", first_then_slow(ROWS, len(ROWS) // 2))
 def test_a_square_mask_is_the_texts_that_it_says(name, form, attention, implementation):
     """Positions run on through a row, as in BERT, unless they are given."""
     sees = all_sight(ROWS[name])

@@ -100,6 +100,7 @@ def test_compilation_without_breaks_is_eager_and_rare(attention):
         compiled(**texts(LONG + 1, 3))
 
 
+@pytest.mark.slow
 @every_attention
 def test_compiled_packed_documents_do_not_see_each_other(attention):
     torch.compiler.reset()

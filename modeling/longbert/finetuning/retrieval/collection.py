@@ -1,6 +1,5 @@
 """Queries and the documents that answer them: read from files, checked before any work starts, ranked."""
 
-import json
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from ...arguments import FileArguments, described
 from ...data.files import is_missing, read_objects, refuse_half_characters, refuse_rows
 from ...folders import resolve_path
 from ...proof import position_buckets
+from ...tables import strict_json
 from ..examples.reading import as_text, read_examples
 from ..results.report import Lines
 
@@ -261,7 +261,7 @@ def write_retrieval(folder: str | Path, corpus: list[dict[str, Any]], queries: l
     """Write a test as `read_retrieval` reads it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lines in (("corpus", corpus), ("queries", queries)):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(strict_json(line, indent=None) for line in lines)
         Path(folder, f"{name}.jsonl").write_text(text, "utf-8")
 
 
