@@ -15,7 +15,7 @@ from .data.twins import nearest_twins
 from .intervals import Interval
 from .proof_rows import PROVED
 from .scoring import MaskedDocument, Scores, between
-from .tables import table, with_interval
+from .tables import percent, table
 
 
 FREQUENT = 50
@@ -104,15 +104,11 @@ class Copies:
         }
         if self.proved != self.chunks:
             gained = rows[self.proved].values()
-            shown["accuracy gained, in points"] = [_percent(cell["gain"], cell["gain_interval"]) for cell in gained]
-            shown["loss, beside"] = [_percent(cell["change"], cell["change_interval"], " %") for cell in gained]
+            shown["accuracy gained, in points"] = [percent(cell["gain"], cell["gain_interval"]) for cell in gained]
+            shown["loss, beside"] = [percent(cell["change"], cell["change_interval"], " %") for cell in gained]
         return (
             f"Copy tokens: masked tokens that are not among their text's {FREQUENT} most frequent, by how many tokens "
             "away the nearest unmasked place is where the same token stands; accuracy and loss (nats), and in the "
             f"last rows {self.proved} beside {self.chunks}, with 95 % intervals over texts:\n\n"
             f"{table([*self.columns], shown)}"
         )
-
-
-def _percent(value: float, interval: Interval, unit: str = "") -> str:
-    return with_interval(100 * value, (100 * interval[0], 100 * interval[1]), "+", 1, unit)

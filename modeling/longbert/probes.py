@@ -18,10 +18,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .data.features import FRAME, IGNORE_INDEX
-from .intervals import measure, share_interval, sums_by_unit
 from .scoring import Cutter, MaskedDocument, Scores, cutter, score
 from .source import PretrainingModel
-from .tables import strict_json, table, with_interval
+from .tables import percent, strict_json, table, with_interval
 
 
 AROUND = 64  # tokens that a text has besides the distance, at least
@@ -168,52 +167,61 @@ def asked_alone(cut: Cutter) -> Cutter:
 
 
 @dataclass
+class Asked:
+    """One probe: the distance of each of its texts, `[texts]`, and the scores of both readings."""
+
+    distances: np.ndarray
+    whole: Scores
+    chunks: Scores
+
+    def at(self, distance: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The figures of whole texts and of chunks at a distance; those of whole texts say how far below the loss of
+        chunks they are."""
+        chosen = self.distances[self.whole.document] == distance
+        whole, chunks = self.whole.of(chosen), self.chunks.of(chosen)
+        cells = [{**each.summary(), "accuracy_interval": each.accuracy_interval()} for each in (whole, chunks)]
+        return cells[0] | whole.change_from(chunks), cells[1]
+
+
+@dataclass
 class Probed:
-    """How often each probe is answered, by distance, read whole and in chunks.
+    """How each probe is answered, by distance, read whole and in chunks.
 
     Args:
-        found: for every probe and reading the distances of the texts, and their scores.
+        count: texts for each distance.
     """
 
     source_length: int
     count: int
-    found: dict[str, tuple[np.ndarray, Scores]]
+    found: dict[str, Asked]
 
     def to_dict(self) -> dict[str, Any]:
-        """Accuracy by distance, with its 95 % interval over texts, a text's words not being independent."""
-        return {
-            "source_length": self.source_length,
-            "texts": self.count,
-            "rows": {
-                name: {
-                    str(distance): dict(zip(("accuracy", "accuracy_interval"), each, strict=True))
-                    for distance, each in self._accuracies(*found).items()
-                }
-                for name, found in self.found.items()
-            },
-        }
-
-    @staticmethod
-    def _accuracies(distances: np.ndarray, scores: Scores) -> dict[int, tuple[float, tuple[float, float]]]:
-        accuracies = {}
-        for distance in np.unique(distances):
-            chosen = scores.of(distances[scores.document] == distance)
-            counts = np.stack([chosen.correct, np.ones(len(chosen.correct))], axis=-1)
-            sums = sums_by_unit(counts, chosen.document.tolist())
-            measured = measure(sums, lambda each: each[..., 0] / each[..., 1])
-            accuracies[int(distance)] = measured.value, share_interval(measured)
-        return accuracies
+        """Accuracy and loss by distance, with 95 % intervals over texts, as a text's words are not independent."""
+        rows: dict[str, dict[str, Any]] = {}
+        for name, asked in self.found.items():
+            for distance in np.unique(asked.distances).tolist():
+                for reading, cell in zip(
+                    ("whole", f"in chunks of {self.source_length}"), asked.at(distance), strict=True
+                ):
+                    rows.setdefault(f"{name}, {reading}", {})[str(distance)] = cell
+        return {"source_length": self.source_length, "texts": self.count, "rows": rows}
 
     def to_markdown(self) -> str:
-        """A row for every probe and reading."""
-        rows = self.to_dict()["rows"]
-        shown = {
-            name: [with_interval(cell["accuracy"], cell["accuracy_interval"], digits=2) for cell in row.values()]
-            for name, row in rows.items()
-        }
+        """A row for every probe and reading, and one for what reading texts whole is worth."""
+        rows, shown = self.to_dict()["rows"], {}
+        for name, row in rows.items():
+            shown[name] = [
+                f"{with_interval(cell['accuracy'], cell['accuracy_interval'], digits=2)}, {cell['loss']:.2f}"
+                for cell in row.values()
+            ]
+        for name in self.found:
+            shown[f"{name}, whole: loss beside chunks"] = [
+                percent(cell["change"], cell["change_interval"], " %") for cell in rows[f"{name}, whole"].values()
+            ]
         return (
-            f"Share of masked words that are found again so many tokens after they were said once, {self.count} texts "
-            f"for each distance, with 95 % intervals over texts; a guess at a digit is right once in ten:\n\n"
+            f"What was said once and is asked so many tokens later, {self.count} texts for each distance: share of "
+            "masked words that are right, and their loss (nats), with 95 % intervals over texts. To guess one of ten "
+            "digits is to be right in 0.10, with a loss of 2.30:\n\n"
             f"{table([*next(iter(rows.values()))], shown)}"
         )
 
@@ -225,9 +233,12 @@ class Probed:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "probes.md").write_text(self.to_markdown() + "\n", "utf-8")
         (folder / "probes.json").write_text(strict_json(self.to_dict()), "utf-8")
-        accuracies = {name: self._accuracies(*found) for name, found in self.found.items()}
-        lines = {name: [*points.values()] for name, points in accuracies.items()}
-        distances = [str(distance) for distance in next(iter(accuracies.values()))]
+        rows = self.to_dict()["rows"]
+        lines = {
+            name: [(cell["accuracy"], cell["accuracy_interval"]) for cell in row.values()]
+            for name, row in rows.items()
+        }
+        distances = [*next(iter(rows.values()))]
         plot_by_distance(lines, distances, "Said once, asked so many tokens later", folder / "probes.png")
 
 
@@ -266,7 +277,11 @@ class Prober:
         found = {}
         for name, texts in self.texts.items():
             documents, distances = [text.document for text in texts], np.array([text.distance for text in texts])
-            for reading, length in (("whole", None), (f"in chunks of {self.source_length}", self.source_length)):
-                cut, title = asked_alone(cutter(self.tokenizer, length)), f"{name}, {reading}"
-                found[title] = distances, score(model, documents, cut, self.tokenizer, title)
+            scores = [
+                score(
+                    model, documents, asked_alone(cutter(self.tokenizer, length)), self.tokenizer, f"{name}, {reading}"
+                )
+                for reading, length in (("whole", None), ("in chunks", self.source_length))
+            ]
+            found[name] = Asked(distances, *scores)
         return Probed(self.source_length, self.count, found)
