@@ -41,6 +41,7 @@ from records import environment
 from torch import nn
 
 from longbert import LongBertConfig, LongBertForMaskedLM
+from longbert.copies import frequent_tokens
 from longbert.data.twins import nearest_twins
 
 
@@ -50,7 +51,6 @@ ROW = CHUNK * CHUNKS  # tokens of a long row between [CLS] and [SEP]
 PAD, CLS, SEP, MASK, FIRST_WORD = 0, 101, 102, 103, 1000  # of bert-base-uncased's vocabulary
 VOCABULARY = 30522
 IGNORED = -100
-FREQUENT = 50
 RECURS, PROBE, FAR = 1, 2, 4  # flags of a token, by which masking may choose it
 FAR_DISTANCE = 256
 
@@ -140,7 +140,7 @@ def make_rows(path: str, held_out: bool, shortest: int, most: int | None = None)
     ids, flags, lengths, documents, kinds = [], [], [], [], []
     for document in np.flatnonzero(data["held_out"] == held_out)[:most]:
         tokens = tokens_of(data, document)
-        frequent = frequent_of(tokens)
+        frequent = frequent_tokens(tokens)
         for start in range(0, len(tokens), ROW):
             row = tokens[start : start + ROW]
             if len(row) < shortest:
@@ -166,11 +166,6 @@ def read(path: str) -> dict[str, np.ndarray]:
 def tokens_of(data: dict[str, np.ndarray], document: int) -> np.ndarray:
     start = data["starts"][document]
     return data["ids"][start : start + data["lengths"][document]].astype(np.int64)
-
-
-def frequent_of(tokens: np.ndarray) -> np.ndarray:
-    found, counts = np.unique(tokens, return_counts=True)
-    return found[np.argsort(-counts, kind="stable")[:FREQUENT]]
 
 
 def flags_of(row: np.ndarray, frequent: np.ndarray) -> np.ndarray:
@@ -416,7 +411,7 @@ def make_probe(path: str, most: int | None = None, seed: int = 7) -> Probe:
     for index, (row, length, document) in enumerate(zip(rows.ids, rows.lengths, rows.document, strict=True)):
         words = row[1 : length + 1]
         found = nearest_twins(words, ~chosen[index, 1 : length + 1])
-        found[np.isin(words, frequent_of(tokens_of(data, document)))] = -1
+        found[np.isin(words, frequent_tokens(tokens_of(data, document)))] = -1
         distance[index, 1 : length + 1] = found
     row_of, place_of = np.nonzero(chosen)
     return Probe(rows, names, chosen, rows.document[row_of], rows.kind[row_of], place_of, distance[chosen])

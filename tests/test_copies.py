@@ -120,19 +120,23 @@ def test_a_model_that_copies_everything_is_right_at_every_distance(first, long, 
     assert [(cell["gain"], cell["change"]) for cell in copies["rows"][long].values()] == [(0, 0), (1, -0.5), (1, -0.5)]
     table = (tmp_path / "proof.md").read_text("utf-8")
     assert f"in the last rows {long} beside {chunks} at 512" in table
-    assert "| accuracy gained, in points | +0.0 (+0.0 to +0.0) | +100.0 (+100.0 to +100.0) |" in table
+    # by Wilson 2 texts of 2 are .3424 to 1, and none of 2 is 0 to .6576; by Newcombe their reaches add up as squares
+    low = 100 - 65.76 * math.sqrt(2)
+    assert f"| accuracy gained, in points | +0.0 (-65.8 to +65.8) | +100.0 ({low:+.1f} to +100.0) |" in table
     assert (tmp_path / "copies.png").stat().st_size > 5_000
 
 
 def test_intervals_are_over_texts():
-    """Ten tokens a text that are all alike are no more evidence than one: Student's t of the texts' differences."""
+    """Ten tokens a text that are all alike are no more evidence than one: Newcombe's interval (1998, method 10) of 3
+    texts of 4 and none of 4."""
     right = [1, 1, 0, 1]
     texts = np.repeat(np.arange(4), 10).tolist()
     rows = {AFTER: np.repeat(right, 10).astype(bool).tolist(), f"{SAME_CHUNKED} at 512": [False] * 40}
     cell = proof_of(rows, texts, [600] * 40).to_dict()["copies"]["rows"][AFTER]["≥ 512"]
-    half = stats.t.ppf(0.975, 3) * np.std(right, ddof=1) / math.sqrt(4)
+    ours, theirs = (stats.binomtest(count, 4).proportion_ci(method="wilson") for count in (3, 0))
+    low, high = 0.75 - math.hypot(0.75 - ours.low, theirs.high), 0.75 + math.hypot(ours.high - 0.75, theirs.low)
     assert cell["gain"] == 0.75
-    assert cell["gain_interval"] == pytest.approx((0.75 - half, 0.75 + half), rel=1e-6)
+    assert cell["gain_interval"] == pytest.approx((low, high), rel=1e-6)
 
 
 def test_where_nothing_can_be_copied_it_is_said(tmp_path):

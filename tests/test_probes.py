@@ -8,7 +8,7 @@ import torch
 from conftest import real
 from transformers import AutoTokenizer
 
-from longbert.probes import PROBES, Probed, Prober, probe_distances
+from longbert.probes import PROBES, Asked, Probed, Prober, probe_distances
 from longbert.scoring import MaskedDocument, Scores, cutter
 
 
@@ -54,10 +54,30 @@ def test_every_answer_stands_once_so_many_tokens_before_it_is_asked(name, tokeni
         frame = tokenizer(PROBES[name].said, add_special_tokens=False)["input_ids"]
         for start in (asked[0] - len(frame), asked[0] - len(frame) - text.distance):
             assert shown[start : start + len(frame)] == frame
-        assert len(shown) + 2 <= LENGTHS["max_seq_length"]
+        # longer than the source reads, or a long model would read it as its source does
+        assert LENGTHS["source_length"] < len(shown) + 2 <= LENGTHS["max_seq_length"]
     assert len(answers) > len(texts) * 0.8
+    for distance in prober_distances(texts):
+        assert len({where(text) for text in texts if text.distance == distance}) > 3, "always in the same place"
     again = Prober(fillers, tokenizer, **LENGTHS, count=6, seed=0).texts[name]
     assert [text.document.input_ids.tolist() for text in again] == [text.document.input_ids.tolist() for text in texts]
+
+
+def where(text):
+    return int((text.document.labels != IGNORE).nonzero()[0])
+
+
+def prober_distances(texts):
+    return sorted({text.distance for text in texts})
+
+
+def test_a_name_stands_nowhere_else_though_the_documents_hold_most_names(tokenizer):
+    row = torch.cat([torch.arange(1000, 29_000)[place::7] for place in range(7)])
+    fillers = [MaskedDocument(row, torch.full_like(row, IGNORE))]
+    prober = Prober(fillers, tokenizer, source_length=8192, max_seq_length=32_768, count=10, seed=0)
+    for text in prober.texts["name"]:
+        (name,) = text.document.labels[text.document.labels != IGNORE].tolist()
+        assert text.document.input_ids.tolist().count(name) == 1
 
 
 class Looks:
@@ -94,13 +114,21 @@ def test_chunks_cannot_look_further_than_they_reach(tokenizer, fillers):
 def test_figures_and_intervals(tmp_path):
     """Three words of a text are one draw: Wilson's interval of 10 texts, of which 5 are right."""
     correct = np.repeat([True, False], [15, 15])
-    scores = Scores(np.repeat(np.arange(10), 3), np.zeros(30, int), np.zeros(30), correct)
-    made = Probed(512, 10, {"name, whole": (np.full(10, 64), scores)})
+    loss = np.repeat([1.0, 3.0], [15, 15])
+    whole, chunks = (
+        Scores(np.repeat(np.arange(10), 3), np.zeros(30, int), each, right)
+        for each, right in ((loss, correct), (loss * 2, ~correct))
+    )
+    made = Probed(512, 10, {"name": Asked(np.full(10, 64), whole, chunks)})
     made.save(tmp_path)
-    cell = json.loads((tmp_path / "probes.json").read_text("utf-8"))["rows"]["name, whole"]["64"]
-    assert cell["accuracy"] == 0.5
+    rows = json.loads((tmp_path / "probes.json").read_text("utf-8"))["rows"]
+    cell = rows["name, whole"]["64"]
+    assert (cell["accuracy"], cell["loss"], rows["name, in chunks of 512"]["64"]["loss"]) == (0.5, 2.0, 4.0)
     assert cell["accuracy_interval"] == pytest.approx((0.2366, 0.7634), abs=1e-3)
-    assert "| name, whole | 0.50 (0.24 to 0.76) |" in (tmp_path / "probes.md").read_text("utf-8")
+    assert (cell["change"], cell["change_interval"]) == (-0.5, pytest.approx([-0.5, -0.5]))
+    table = (tmp_path / "probes.md").read_text("utf-8")
+    assert "| name, whole | 0.50 (0.24 to 0.76), 2.00 |" in table
+    assert "| name, whole: loss beside chunks | -50.0 % (-50.0 to -50.0) |" in table
     assert (tmp_path / "probes.png").stat().st_size > 5_000
 
 

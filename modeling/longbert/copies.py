@@ -15,7 +15,7 @@ from .data.twins import nearest_twins
 from .intervals import Interval
 from .proof_rows import PROVED
 from .scoring import MaskedDocument, Scores, between
-from .tables import table, with_interval
+from .tables import percent, table
 
 
 FREQUENT = 50
@@ -24,13 +24,18 @@ NEAREST = 32  # tokens; nearer ones share a column
 Bounds = tuple[int, int | None]
 
 
+def frequent_tokens(tokens: np.ndarray) -> np.ndarray:
+    """The most frequent tokens of a document, which are no copy tokens; of equally frequent ones those of lower
+    number."""
+    found, counts = np.unique(tokens, return_counts=True)
+    return found[np.argsort(-counts, kind="stable")[:FREQUENT]]
+
+
 def copy_distances(document: MaskedDocument) -> np.ndarray:
     """The distance of every masked token, in tokens, `[masked tokens]`; 0 for those that are no copy tokens."""
     masked, tokens = (document.labels != IGNORE_INDEX).numpy(), document.tokens.numpy()
-    found, counts = np.unique(tokens, return_counts=True)
-    frequent = found[np.argsort(-counts, kind="stable")[:FREQUENT]]  # of equally frequent ones those of lower number
     distances = nearest_twins(tokens, visible=~masked)
-    return np.where(np.isin(tokens, frequent), 0, distances)[masked]
+    return np.where(np.isin(tokens, frequent_tokens(tokens)), 0, distances)[masked]
 
 
 def distance_columns(max_seq_length: int, source_length: int) -> dict[str, Bounds]:
@@ -99,15 +104,11 @@ class Copies:
         }
         if self.proved != self.chunks:
             gained = rows[self.proved].values()
-            shown["accuracy gained, in points"] = [_percent(cell["gain"], cell["gain_interval"]) for cell in gained]
-            shown["loss, beside"] = [_percent(cell["change"], cell["change_interval"], " %") for cell in gained]
+            shown["accuracy gained, in points"] = [percent(cell["gain"], cell["gain_interval"]) for cell in gained]
+            shown["loss, beside"] = [percent(cell["change"], cell["change_interval"], " %") for cell in gained]
         return (
             f"Copy tokens: masked tokens that are not among their text's {FREQUENT} most frequent, by how many tokens "
             "away the nearest unmasked place is where the same token stands; accuracy and loss (nats), and in the "
             f"last rows {self.proved} beside {self.chunks}, with 95 % intervals over texts:\n\n"
             f"{table([*self.columns], shown)}"
         )
-
-
-def _percent(value: float, interval: Interval, unit: str = "") -> str:
-    return with_interval(100 * value, (100 * interval[0], 100 * interval[1]), "+", 1, unit)

@@ -16,7 +16,7 @@ from .data.rows import RowSettings, make_rows, tokenize
 from .proof_rows import BEFORE
 from .scoring import Scores, cutter, mask_documents, score
 from .source import PretrainingModel
-from .tables import strict_json, table, with_interval
+from .tables import percent, strict_json, table, with_interval
 
 
 def position_buckets(max_seq_length: int, source_length: int) -> list[tuple[int, int]]:
@@ -123,8 +123,7 @@ def _in_words(cell: dict[str, Any]) -> str:
         return ""
     parts = [with_interval(cell["loss"], cell["loss_interval"])]
     if "change" in cell:
-        percent = [100 * each for each in cell["change_interval"]]
-        parts.append(with_interval(100 * cell["change"], (percent[0], percent[1]), "+", 1, " %"))
+        parts.append(percent(cell["change"], cell["change_interval"], " %"))
     return ", ".join([*parts, f"{cell['accuracy']:.3f}"])
 
 

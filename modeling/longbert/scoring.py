@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .data.features import IGNORE_INDEX, Features, collate, framed, framed_labels
 from .data.masking import TokenMasker
-from .intervals import Interval, Measured, measure, plain_interval, share_interval, sums_by_unit
+from .intervals import Interval, Measured, difference_interval, measure, plain_interval, share_interval, sums_by_unit
 from .source import PretrainingModel
 
 
@@ -110,7 +110,7 @@ class Scores:
         count = len(self.loss)
         return {
             "loss": float(self.loss.mean()) if count else math.nan,
-            "loss_interval": plain_interval(self._measured(np.ones(count))) if count else NO_INTERVAL,
+            "loss_interval": plain_interval(self._measured(self.loss, 1.0)) if count else NO_INTERVAL,
             "accuracy": float(self.correct.mean()) if count else math.nan,
             "tokens": count,
         }
@@ -120,7 +120,7 @@ class Scores:
         interval over documents, which both have read."""
         if not len(self.loss):
             return {"change": math.nan, "change_interval": NO_INTERVAL}
-        ratio = self._measured(base.loss)
+        ratio = self._measured(self.loss, base.loss)
         low, high = plain_interval(ratio)
         return {"change": ratio.value - 1, "change_interval": (low - 1, high - 1)}
 
@@ -128,24 +128,21 @@ class Scores:
         """The 95 % interval of the accuracy over documents."""
         if not len(self.loss):
             return NO_INTERVAL
-        return share_interval(self._share_of_tokens(self.correct))
+        return share_interval(self._measured(self.correct, 1.0))
 
     def gain_over(self, base: "Scores") -> dict[str, Any]:
         """By how much more often this reading is right than another, .1 for ten points; and its 95 % interval over
         documents, which both have read."""
         if not len(self.loss):
             return {"gain": math.nan, "gain_interval": NO_INTERVAL}
-        difference = self._share_of_tokens(self.correct.astype(float) - base.correct)
-        return {"gain": difference.value, "gain_interval": plain_interval(difference)}
+        ours, theirs = (self._measured(each.correct, 1.0) for each in (self, base))
+        # of shares, for where all documents agree Student's t would be certain, of however few
+        return {"gain": ours.value - theirs.value, "gain_interval": difference_interval(ours, theirs, share_interval)}
 
-    def _share_of_tokens(self, values: np.ndarray) -> Measured:
-        sums = sums_by_unit(np.stack([values, np.ones(len(values))], axis=-1), self.document.tolist())
-        return measure(sums, lambda each: each[..., 0] / each[..., 1])
-
-    def _measured(self, divisor: np.ndarray) -> Measured:
-        """The loss of all documents as a share of something else that their tokens have."""
-        sums = sums_by_unit(np.stack([self.loss, divisor], axis=-1), self.document.tolist())
-        return measure(sums, lambda each: each[..., 0] / each[..., 1])
+    def _measured(self, values: np.ndarray, divisor: np.ndarray | float) -> Measured:
+        """What the tokens of all documents have of one thing, as a share of what they have of another."""
+        columns = np.stack(np.broadcast_arrays(values.astype(float), divisor), axis=-1)
+        return measure(sums_by_unit(columns, self.document.tolist()), lambda each: each[..., 0] / each[..., 1])
 
 
 @torch.no_grad()

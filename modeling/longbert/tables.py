@@ -24,6 +24,11 @@ def with_interval(value: float, interval: tuple[float, float], sign: str = "", d
     return f"{shown} ({low} to {high})" if all(map(math.isfinite, interval)) else shown
 
 
+def percent(value: float, interval: tuple[float, float], unit: str = "") -> str:
+    """A share of one as a signed percentage, or as points, with its interval."""
+    return with_interval(100 * value, (100 * interval[0], 100 * interval[1]), "+", 1, unit)
+
+
 def strict_json(value: Any, indent: int | None = 2) -> str:
     """JSON that has null where a number is not finite: NaN is no JSON, and many readers stop at it.
 
