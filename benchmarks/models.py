@@ -33,7 +33,8 @@ def longbert(length: int, head: type = LongBertModel, **fields: Any) -> nn.Modul
     unknown = fields.keys() - {field.name for field in dataclasses.fields(LongBertConfig)}
     if unknown:
         raise ValueError(f"this longbert has no config field {', '.join(sorted(unknown))}")
-    fields = {"max_position_embeddings": length, "pretrained_positions": 512, **SIZE, **NO_DROPOUT, **fields}
+    reach = {"max_position_embeddings": max(length, 512), "pretrained_positions": 512}
+    fields = {**reach, **SIZE, **NO_DROPOUT, **fields}
     return head(LongBertConfig(**fields))
 
 

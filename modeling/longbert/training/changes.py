@@ -11,7 +11,8 @@ from ..disclosure import is_secret
 
 
 # settings that change no weight and no figure
-READ = {"data", "test_file", "test_folder", "train_file", "validation_file", "validation_folder"}
+SEARCHED = {"data", "test_file", "train_file", "validation_file"}  # of a folder all files are read
+READ = SEARCHED | {"test_folder", "validation_folder"}  # of which two files are read, by their names
 # things lie; what is read there has a fingerprint
 WHERE = READ | {"delimiter", "encoding", "model", "output_dir", "text_column", "tokenizer"}
 SAID = {  # of a run, and kept of it

@@ -18,7 +18,7 @@ from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
 from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
 from ..tables import strict_json
-from .changes import READ, WHICH, changed_content, changed_settings, is_free, settings_of
+from .changes import SEARCHED, WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
 from .sharding import division
 
@@ -288,7 +288,7 @@ def launched(args: TrainingArguments) -> dict[str, str]:
 def _refuse_output_in_data(settings: dict[str, Any]) -> None:
     """Raise `ValueError` where a run that is resumed would read what it has written."""
     output = Path(settings["output_dir"]).resolve()
-    for name in READ:
+    for name in SEARCHED:
         given = settings.get(name) or []
         for place in [given] if isinstance(given, str) else given:
             if Path(place).is_dir() and output.is_relative_to(Path(place).resolve()):

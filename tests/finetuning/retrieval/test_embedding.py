@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import evaluate
@@ -17,19 +18,21 @@ import torch.nn.functional as F
 import yaml
 from conftest import assert_close, assert_equal, real
 from processes import ROOT
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SentenceTransformerTrainingArguments
 
 from longbert import LongBertModel
-from longbert.arguments import ModelArguments
+from longbert.arguments import ModelArguments, from_settings
 from longbert.errors import MendableError
 from longbert.finetuning.results.metrics import RetrievalMetric
 from longbert.finetuning.retrieval.collection import RetrievalArguments, read_retrieval, training_pairs
 from longbert.finetuning.retrieval.contrastive import EmbeddingTrainer, PairCollator
+from longbert.finetuning.retrieval.embedding import EmbeddingArguments
 from longbert.finetuning.retrieval.encoders import exchange_model, load_encoder
 from longbert.finetuning.retrieval.reading import Reading, read
 from longbert.finetuning.retrieval.ways import WAYS
 from longbert.folders import damage
 from longbert.source import Source
+from longbert.training.record import Record
 
 
 THINGS = ["gold", "iron", "silver", "copper", "wood", "stone", "glass", "paper", "cotton", "salt", "sugar", "water"]
@@ -266,11 +269,12 @@ def test_a_bare_bert_becomes_an_encoder_and_windows_hold_every_token(desk, tiny_
 
 @pytest.mark.slow
 def test_who_sees_the_evidence_ranks_by_it_and_who_does_not_cannot(desk, tiny_source, tmp_path, capsys):
+    compared = ["truncate", "chunk-mean", "chunk-max"]
     run = embed(
         desk,
         tiny_source,
         tmp_path / "run",
-        strategies=["long", "truncate", "chunk-mean", "chunk-max"],
+        strategies=["long", *compared],
         train=["all", "none"],
         train_baselines=True,
         max_steps=60,
@@ -281,10 +285,8 @@ def test_who_sees_the_evidence_ranks_by_it_and_who_does_not_cannot(desk, tiny_so
         early_stopping_patience=2,
     )
     results = json.loads((run / "results.json").read_text())
-    baselines = [
-        f"{name}{trained}" for name in WAYS if name not in ("long", "shipped") for trained in ("", ", all trained")
-    ]
-    assert list(results) == ["long, all trained", "long, untrained", *baselines]
+    baselines = [f"{name}{trained}" for name in compared for trained in ("", ", all trained")]
+    assert list(results) == ["long, all trained", "long, untrained", *baselines, "BM25"]
     assert results["long, all trained"]["ndcg_at_10"] > 0.95 > results["long, untrained"]["ndcg_at_10"]
     assert results["truncate, all trained"]["ndcg_at_10"] < 0.7
     assert results["chunk-max, all trained"]["ndcg_at_10"] > results["chunk-max"]["ndcg_at_10"] + 0.2
@@ -334,6 +336,20 @@ def test_positions_alone_are_trained_and_what_is_saved_is_what_is_loaded(desk, t
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert_close(torch.load(tmp_path / "vector.pt"), here, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "searched"), [("train_file", True), ("test_folder", False), ("validation_folder", False)]
+)
+def test_a_run_writes_beside_the_files_of_a_test_but_not_among_what_is_searched(name, searched, tiny_source, tmp_path):
+    (tmp_path / "desk").mkdir()
+    settings = {"model": str(tiny_source), "test_folder": "tests", "output_dir": str(tmp_path / "desk" / "run")}
+    settings |= {"use_cpu": True, "report_to": "none", name: str(tmp_path / "desk")}
+    kinds = ModelArguments, RetrievalArguments, EmbeddingArguments, SentenceTransformerTrainingArguments
+    model_args, retrieval_args, run_args, args = from_settings(settings, *kinds)
+    refused = pytest.raises(ValueError, match=f"output_dir=.*run lies in {name}=") if searched else nullcontext()
+    with refused:
+        Record.claim(args, run_args, model_args, retrieval_args)
 
 
 def test_documents_stand_anywhere_in_the_reach(tiny_source):
