@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 import longbert
-from longbert import LongBertConfig
+from longbert import LongBertConfig, LongBertForMaskedLM
 from longbert.arguments import find_config
 from longbert.cli import build_parser, main
 
@@ -194,9 +195,19 @@ def headless(source, tokenizer, folder, model_class):
     return folder
 
 
+def damaged(source, tokenizer, folder):
+    """A long model in which a weight is no number."""
+    longbert.extend(source, folder, max_positions=128)
+    model = LongBertForMaskedLM.from_pretrained(folder)
+    model.bert.encoder.layer[0].output.dense.bias.data[0] = math.nan
+    model.save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
+        (damaged, ["MADE"], "is no number: its weights are damaged"),
+        (damaged, ["MADE", "--source", "LONG", "--probes", "1"], "is no number: its weights are damaged"),
         (partial(headless, model_class=BertForSequenceClassification), ["MADE"], "MADE has no MLM head"),
         (partial(headless, model_class=BertModel), ["MADE"], "MADE has no MLM head"),
         (

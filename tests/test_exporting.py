@@ -28,6 +28,7 @@ from transformers import (
     MPNetModel,
 )
 
+from longbert import LongBertForMaskedLM
 from longbert.cli import main
 from longbert.errors import MendableError
 from longbert.exporting import GRAPH, INT8_GRAPH, Graph, check, save_graph, to_onnx, write_exported
@@ -254,7 +255,15 @@ def an_encoder_that_leaves_prompts_out(folder: Path, tiny_source: Path) -> None:
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
 
 
+def without_a_number(folder: Path, tiny_source: Path) -> None:
+    extend(str(tiny_source), folder, max_positions=128)
+    model = LongBertForMaskedLM.from_pretrained(folder)
+    model.bert.encoder.layer[0].output.dense.bias.data[0] = float("nan")
+    model.save_pretrained(folder)
+
+
 REFUSED = {
+    "what says no number": (without_a_number, "is no number: its weights are damaged"),
     "a decoder": (a_decoder, "is a decoder"),
     "another architecture": (another_architecture, "mpnet"),
     "another head": (another_head, "BertForWhoKnows"),

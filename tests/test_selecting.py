@@ -1,7 +1,9 @@
 """`longbert select`: the documents of a corpus to which length is worth most, scored once and only once."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from processes import ENVIRONMENT, write_settings
 from processes import train as run_train
 from transformers import AutoTokenizer, BertForMaskedLM
 
+from longbert import LongBertForMaskedLM
 from longbert.cli import main
 from longbert.data.documents import digest_of, load_documents
 from longbert.data.masking import TokenMasker
@@ -54,6 +57,16 @@ def made(corpus, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("selected") / "out"
     assert select(corpus, model, out) == 0
     return out
+
+
+def test_a_loss_that_is_no_number_chooses_nothing(corpus, model, tmp_path, capsys):
+    broken = LongBertForMaskedLM.from_pretrained(model)
+    broken.bert.encoder.layer[0].output.dense.bias.data[0] = math.nan
+    shutil.copytree(model, tmp_path / "broken")
+    broken.save_pretrained(tmp_path / "broken")
+    assert select(corpus, str(tmp_path / "broken"), tmp_path / "out") == 2
+    assert "is no number: its weights are damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "selected.jsonl").exists()
 
 
 def mean_loss(plain, tokenizer, masked, labels, size) -> float:

@@ -190,10 +190,13 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
+    import torch
+
     from .data.documents import load_documents
     from .data.held_out import split_held_out
-    from .probes import Probed, Prober
-    from .proof import Proof, Prover
+    from .errors import refuse_no_number
+    from .probes import Prober
+    from .proof import Prover
     from .proof_rows import SOURCE_CHUNKED, THIS, THIS_CHUNKED
     from .source import (
         find_source,
@@ -242,11 +245,16 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     prover.whole(THIS, model)
     if arguments.source:
         prover.chunked(THIS_CHUNKED, model)
-    proven: list[Proof | Probed] = [prover.proof, *([prober.ask(model)] if prober else [])]
-    for tables in proven:
-        print(tables.to_markdown())
+    for name, scores in prover.proof.rows.items():
+        refuse_no_number([torch.from_numpy(scores.loss)], f"held-out texts ({name})")
+    print(prover.proof.to_markdown())
+    if arguments.out:
+        prover.proof.save(arguments.out)
+    if prober:
+        probed = prober.ask(model)
+        print(probed.to_markdown())
         if arguments.out:
-            tables.save(arguments.out)
+            probed.save(arguments.out)
     return 0
 
 

@@ -4,6 +4,8 @@ What a user gives meets a library in many places, and each library has errors of
 into a `ValueError` or an `OSError` that says what was given and what to do. What is here is the last net.
 """
 
+from collections.abc import Iterable
+
 import torch
 from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
@@ -11,6 +13,15 @@ from safetensors import SafetensorError
 
 class MendableError(RuntimeError):
     """Something went wrong in the middle of a run that its settings or data can mend."""
+
+
+def refuse_no_number(outputs: Iterable[torch.Tensor], of: str) -> None:
+    """Raise `MendableError` where a model says what is no number, of which figures and labels could be made."""
+    if any(output.isnan().any() for output in outputs):
+        raise MendableError(
+            f"what the model says of {of} is no number: its weights are damaged (see longbert inspect), or its "
+            "numbers too large for half precision"
+        )
 
 
 # also those of transformers, datasets and the Hub, most of which are ValueErrors or OSErrors

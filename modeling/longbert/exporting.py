@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .baking import plain_config
-from .errors import MendableError
+from .errors import MendableError, refuse_no_number
 from .folders import read_json, refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
 from .source import MODULES, copy_sentence_modules, find_source, load_whole, refuse_what_is_no_model, stated_config
@@ -167,8 +167,8 @@ def farthest(graph: Graph, file: Path, length: int) -> float:
     distances = []
     for theirs, ours in zip(map(torch.from_numpy, said), graph(**sample), strict=True):
         own = real if ours.shape[: real.dim()] == real.shape else slice(None)  # what stands at padding means nothing
-        distances.append(float((theirs - ours)[own].abs().max()))
-    return max(distances)
+        distances.append((theirs - ours)[own].abs().max())
+    return float(torch.stack(distances).max())  # which is NaN where one is
 
 
 def check(graph: Graph, file: Path) -> str:
@@ -181,7 +181,7 @@ def check(graph: Graph, file: Path) -> str:
     lengths = {min(length, config.max_position_embeddings) for length in (64, config.pretrained_positions + 64)}
     found = {length: farthest(graph, file, length) for length in sorted(lengths)}
     said = ", ".join(f"{distance:.1e} at {length:,} tokens" for length, distance in found.items())
-    if not max(found.values()) <= TOLERANCE:
+    if not all(distance <= TOLERANCE for distance in found.values()):
         raise MendableError(
             f"the graph that torch {torch.__version__} wrote does not say what the model says: outputs differ by "
             f"{said}. Another version of torch may write a right one"
@@ -277,7 +277,7 @@ def write_exported(path: str, out: str | Path, int8: bool = False) -> list[str]:
 
     Raises:
         ValueError: it is a decoder, no long model, not whole, or pools in a way that no graph can.
-        MendableError: the graph's outputs are not the model's.
+        MendableError: the model's outputs are no numbers, or not the graph's.
     """
     refuse_occupied(out)
     source = find_source(path)
@@ -286,6 +286,8 @@ def write_exported(path: str, out: str | Path, int8: bool = False) -> list[str]:
     graph = Graph(model, tokenizer, sentence_modules(source))
     length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     tokenizer.model_max_length = length
+    with torch.no_grad():
+        refuse_no_number(graph(**graph.sample(64)), "two texts")
     with written_aside(out) as folder:
         file = folder / GRAPH
         apart = save_graph(to_onnx(graph), file)

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from .data.features import FRAME
 from .data.fingerprints import of_documents
 from .data.masking import TokenMasker
 from .data.rows import tokenize
+from .errors import refuse_no_number
 from .folders import file_written_aside, read_json, refuse_occupied
 from .scoring import MaskedDocument, cutter, score
 from .source import PretrainingModel, digest_of_files
@@ -77,6 +79,9 @@ def score_document(
 
     After LongFilter (arXiv 2510.25804), which compares a causal model's losses of the same tokens with a long and a
     short context; here the tokens are masked, and the model is the same too.
+
+    Raises:
+        MendableError: a loss is no number.
     """
     ids, size = document["input_ids"], reading.max_seq_length - FRAME
     mask = TokenMasker(tokenizer, reading.mlm_probability)
@@ -93,6 +98,7 @@ def score_document(
     ]
     if not len(losses[0]):
         return Score(document["document"], len(ids))
+    refuse_no_number(map(torch.from_numpy, losses), document["document"])
     long, chunks = (round(float(loss.mean(dtype=np.float64)), DIGITS) for loss in losses)
     return Score(document["document"], len(ids), len(losses[0]), long, chunks, round(chunks - long, DIGITS))
 

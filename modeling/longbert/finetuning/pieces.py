@@ -1,6 +1,6 @@
 """Pieces: what a model reads at once of a document, cut, batched, read and put together again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batches import Collator, Key
 from ..data.features import Features, collate
-from ..errors import MendableError
+from ..errors import refuse_no_number
 from .strategies import Strategy
 
 
@@ -134,15 +134,6 @@ def read_rows(
             found[number] = some[place], {name: tensor[place] for name, tensor in outputs.items()}
     model.train(was_training)
     return [found[number] for number in range(len(rows))]
-
-
-def refuse_no_number(outputs: Iterable[torch.Tensor], of: str) -> None:
-    """Raise `MendableError` where a model says what is no number, of which figures and labels could be made."""
-    if any(output.isnan().any() for output in outputs):
-        raise MendableError(
-            f"what the model says of {of} is no number: its weights are damaged (see longbert inspect), or its "
-            "numbers too large for half precision"
-        )
 
 
 def read_pieces(

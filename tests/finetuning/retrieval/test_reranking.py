@@ -17,6 +17,7 @@ from transformers import BertForSequenceClassification
 
 from longbert import LongBertForSequenceClassification
 from longbert.arguments import ModelArguments
+from longbert.errors import MendableError
 from longbert.finetuning.retrieval.bm25 import read_words
 from longbert.finetuning.retrieval.collection import read_retrieval, write_retrieval
 from longbert.finetuning.retrieval.reranker import Candidates, RerankingTrainer, label_pairs, load_reranker
@@ -111,6 +112,13 @@ def test_scores_are_cross_encoders_of_the_best_piece(name, desk, source):
                 logits = reranker.predict([(query.text, each) for each in pieces], activation_fn=torch.nn.Identity())
                 assert_close(found[row, column], torch.tensor(max(logits)), atol=1e-5, rtol=1e-4)
     assert ((found > -torch.inf).sum(dim=1) == 4).all()
+
+
+def test_a_score_that_is_no_number_ranks_nothing(desk, source):
+    reranker = load_reranker(source, source.config, 192)
+    reranker[0].model.classifier.bias.data[0] = float("nan")
+    with pytest.raises(MendableError, match="is no number: its weights are damaged"):
+        Candidates.of(retrieval_of(desk, source), 4).scores(reranker, WAYS["long"], 3)
 
 
 def test_documents_that_are_alike_tie(desk, source):

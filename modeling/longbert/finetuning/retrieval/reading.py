@@ -10,7 +10,7 @@ from sentence_transformers.util.similarity import maxsim
 from torch.nn.utils.rnn import pad_sequence
 
 from ...data.features import FRAME, collate, framed
-from ..pieces import refuse_no_number
+from ...errors import refuse_no_number
 from .collection import Retrieval
 from .encoders import KINDS
 from .ways import Way

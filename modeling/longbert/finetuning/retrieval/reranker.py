@@ -15,6 +15,7 @@ from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCo
 
 from ...configuration_longbert import LongBertConfig
 from ...data.features import PAIR_FRAME, collate, framed
+from ...errors import refuse_no_number
 from ...modeling_longbert import LongBertForSequenceClassification
 from ...source import Source
 from ...training.safety import SafeTrainer
@@ -174,6 +175,7 @@ class Candidates:
                 rows.append(framed(reranker.tokenizer, asked, pieces[number]))
             features = collate(rows, reranker.tokenizer)
             outputs = reranker({name: tensor.to(reranker.device) for name, tensor in features.items()})
+            refuse_no_number([outputs["scores"]], f"a query and a document of {some[0][0]:,} tokens or fewer")
             for (_, query, place, _), value in zip(some, outputs["scores"].float().flatten().tolist(), strict=True):
                 scores[query, place] = max(float(scores[query, place]), value)
         reranker.train(was_training)
