@@ -241,6 +241,24 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     assert re.search(message.replace("MADE", re.escape(names["MADE"])), line)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["evaluate", "LONG", "--data", "DOCS"], ["select", "DOCS", "--model", "LONG"], ["predict", "LONG", "DOCS"]],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("out", ["out", "deep/out", "../docs/out", "link/out"])
+def test_nothing_is_written_where_it_would_be_read(words, out, long_model, tmp_path, capsys):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "text.txt").write_text("war and peace " * 1000)
+    (docs / "link").symlink_to(docs)
+    before = {*docs.rglob("*")}
+    places = {"LONG": str(long_model), "DOCS": str(docs)}
+    assert main([*(places.get(word, word) for word in words), "--out", str(docs / out)]) == 2
+    assert re.search("--out=.*out lies in (--)?data=.*/docs, where", capsys.readouterr().err)
+    assert {*docs.rglob("*")} == before
+
+
 # What it says of itself
 
 

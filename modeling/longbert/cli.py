@@ -16,7 +16,7 @@ from .configuration_longbert import NAMING_LAYERS, LongBertConfig
 from .disclosure import redact_stderr
 from .entry import launch, run
 from .extending import RECIPES
-from .folders import scripts_folder
+from .folders import refuse_output_in_data, scripts_folder
 from .position_embeddings import POSITION_INITS, POSITION_TYPES
 from .tables import strict_json
 
@@ -208,6 +208,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.out and Path(arguments.out, "proof.json").exists():
         raise FileExistsError(f"{arguments.out} already holds a proof: name another folder")
+    if arguments.out:
+        refuse_output_in_data(("--out", arguments.out), {"--data": arguments.data})
     path, source = (find_source(each) for each in (arguments.model, arguments.source or arguments.model))
     config, source_config = map(LongBertConfig.from_pretrained, (path, source))
     for each in (path, source):
@@ -299,6 +301,7 @@ def run_select(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.keep <= 1:
         raise ValueError(f"--keep must be a share, above 0 and at most 1, got {arguments.keep}")
+    refuse_output_in_data(("--out", arguments.out), {"data": arguments.data})
     path = find_source(arguments.model)
     config = LongBertConfig.from_pretrained(path)
     refuse_without_mlm_head(path)
@@ -468,6 +471,8 @@ def run_predict(arguments: argparse.Namespace) -> int:
     from .source import load_whole
 
     datasets.disable_progress_bars()
+    if arguments.out:
+        refuse_output_in_data(("--out", arguments.out), {"data": arguments.data})
     shards, state = _shards(arguments), processes()
     if shards is None and state.num_processes > 1:
         raise ValueError("several processes write no common standard output: name a folder, --out FOLDER")

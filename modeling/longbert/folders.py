@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,23 @@ def refuse_occupied(folder: str | Path, but: str | None = None) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(each.name != but for each in folder.iterdir())):
         raise FileExistsError(f"{folder} already holds something: name a new or an empty folder")
+
+
+def refuse_output_in_data(output: tuple[str, str | Path], data: Mapping[str, Sequence[str] | str | None]) -> None:
+    """Raise `ValueError` where what is written would be read as data the next time.
+
+    Args:
+        output: how the folder to write into is asked for, and the folder.
+        data: how files to read are asked for, and these; of a folder all files are read.
+    """
+    asked, folder = output
+    for name, given in data.items():
+        for place in [given] if isinstance(given, str) else given or []:
+            if Path(place).is_dir() and Path(folder).resolve().is_relative_to(Path(place).resolve()):
+                raise ValueError(
+                    f"{asked}={folder} lies in {name}={place}, where what is written would be read as data the next "
+                    "time: name a folder outside of it"
+                )
 
 
 @contextlib.contextmanager

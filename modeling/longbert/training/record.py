@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..arguments import RunArguments, write_config
 from ..data.fingerprints import Fingerprint
 from ..disclosure import may_be_told
-from ..folders import file_written_aside, read_json, refuse_occupied, set_aside, sha256_of
+from ..folders import file_written_aside, read_json, refuse_occupied, refuse_output_in_data, set_aside, sha256_of
 from ..tables import strict_json
 from .changes import SEARCHED, WHICH, changed_content, changed_settings, is_free, settings_of
 from .resuming import find_checkpoint
@@ -71,7 +71,8 @@ class Record:
                 **launched(args),
             },
         }
-        _refuse_output_in_data(told["settings"])
+        searched = {name: told["settings"].get(name) for name in SEARCHED}
+        refuse_output_in_data(("output_dir", told["settings"]["output_dir"]), searched)
         record = cls(args, run_args, instances, told)
         if record.is_kept and args.process_index == 0:
             record._refuse_occupied()
@@ -283,19 +284,6 @@ def launched(args: TrainingArguments) -> dict[str, str]:
         "mixed precision": precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower(),
         "compiled by": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(),
     }
-
-
-def _refuse_output_in_data(settings: dict[str, Any]) -> None:
-    """Raise `ValueError` where a run that is resumed would read what it has written."""
-    output = Path(settings["output_dir"]).resolve()
-    for name in SEARCHED:
-        given = settings.get(name) or []
-        for place in [given] if isinstance(given, str) else given:
-            if Path(place).is_dir() and output.is_relative_to(Path(place).resolve()):
-                raise ValueError(
-                    f"output_dir={settings['output_dir']} lies in {name}={place}, where what the run writes would be "
-                    "read as its data: name a folder outside of it"
-                )
 
 
 def _is_no_result(name: str) -> bool:
