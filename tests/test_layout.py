@@ -34,6 +34,7 @@ ORDER = [
     "loading",
     "model_card",
     "tables",
+    "feed_forward",
     "modeling_longbert",
     "folders",
     "errors",

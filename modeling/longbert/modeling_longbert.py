@@ -8,7 +8,6 @@ from typing import Any, Unpack
 import torch
 from huggingface_hub import ModelCard
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -22,7 +21,6 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     MaskedLMOutput,
@@ -33,8 +31,6 @@ from transformers.modeling_outputs import (
 from transformers.models.bert.modeling_bert import (
     BertEmbeddings,
     BertForPreTrainingOutput,
-    BertIntermediate,
-    BertOutput,
     BertSelfAttention,
 )
 from transformers.utils import TransformersKwargs, logging
@@ -43,6 +39,7 @@ from .attention import NAME as LINEAR_ATTENTION
 from .attention import told
 from .configuration_longbert import LongBertConfig
 from .explicit_masks import as_implemented, closed_mask, plain_mask
+from .feed_forward import LongBertIntermediate, LongBertOutput
 from .loading import Loading
 from .losses import IGNORE_INDEX, hidden_at_padding, masked_lm_loss, sentence_pair_loss, span_loss
 from .model_card import STUB, model_card
@@ -53,8 +50,6 @@ from .transplant import register_transplant
 
 
 logger = logging.get_logger(__name__)
-
-RECOMPUTED_FROM = 2**22  # numbers in an activation; below it the time to recompute it would be seen and its memory not
 
 
 class DoesNotFitError(ValueError, RuntimeError):
@@ -316,36 +311,6 @@ class LongBertSelfAttention(BertSelfAttention):
         if self.far_gate is not None and attention_mask is not None and window_mask is not None:
             mask = closed_mask(attention_mask, window_mask, self.far_gate, hidden_states.dtype)
         return super().forward(hidden_states, mask, *args, **kwargs)
-
-
-class LongBertIntermediate(BertIntermediate):
-    """BERT's first half of the MLP, less its activation function, which `LongBertOutput` applies."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dense(hidden_states)
-
-
-class LongBertOutput(BertOutput):
-    """BERT's activation function and second half of the MLP.
-
-    A long activation is not kept for the backward pass but computed again there, from what it was computed from, which
-    is kept anyway: a quarter less of what training a layer holds, and the same gradients bit for bit.
-    """
-
-    def __init__(self, config: LongBertConfig):
-        super().__init__(config)
-        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
-
-    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
-        if hidden_states.requires_grad and not is_traced() and hidden_states.numel() >= RECOMPUTED_FROM:
-            # recomputing ends once all is there that was not kept: the product is not among it
-            hidden_states = checkpoint(self._project, hidden_states, use_reentrant=False)
-        else:
-            hidden_states = self._project(hidden_states)
-        return self.LayerNorm(self.dropout(hidden_states) + input_tensor)
-
-    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dense(self.activation(hidden_states))
 
 
 class LongBertModel(LongBertPreTrainedModel, BertModel):

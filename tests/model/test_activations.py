@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
-from longbert import LongBertModel, modeling_longbert
+from longbert import LongBertModel, feed_forward
 from longbert.training.memory import checkpoint_activations
 
 
@@ -41,7 +41,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.fixture(params=[0, 2**60], ids=["recomputed", "kept"])
 def recomputed(request, monkeypatch):
-    monkeypatch.setattr(modeling_longbert, "RECOMPUTED_FROM", request.param)
+    monkeypatch.setattr(feed_forward, "RECOMPUTED_FROM", request.param)
     return request.param == 0
 
 
