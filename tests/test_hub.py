@@ -382,6 +382,7 @@ def test_training_pushes_its_proof_and_its_pictures(hub, ran):
     assert {"model.safetensors", "modeling_longbert.py", "README.md", "tokenizer.json"} <= set(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["long", "truncate"])
 def test_fine_tuning_pushes_its_table(strategy, hub, ran):
     files = hub.files(f"ann/{strategy}")

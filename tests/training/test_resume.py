@@ -41,9 +41,11 @@ def settings(tiny_source, tmp_path):
     return lambda variant: write_settings(tmp_path, tiny_source, **VARIANTS[variant])
 
 
-# the fast tests take each way of dying and each variant once, the slow ones all pairs
-every_death = [(signal.SIGKILL, -9, variant) for variant in VARIANTS] + [
-    pytest.param(signal.SIGTERM, 143, variant, marks=[] if variant == "second epoch" else pytest.mark.slow)
+# the fast tests take each way of dying and what is saved in ways of its own, the slow ones all pairs
+FAST = {(signal.SIGKILL, "first epoch"), (signal.SIGKILL, "a stream"), (signal.SIGTERM, "second epoch")}
+every_death = [
+    pytest.param(kind, status, variant, marks=[] if (kind, variant) in FAST else pytest.mark.slow)
+    for kind, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143))
     for variant in VARIANTS
 ]
 

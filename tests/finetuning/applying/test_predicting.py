@@ -409,9 +409,9 @@ def test_shards_hold_what_is_printed_each_input_once(form, size, model, desk, tm
     ("model_class", "settings"),
     [
         (CLASSIFIER, {}),
-        (CLASSIFIER, {"problem_type": "multi_label_classification"}),
-        (CLASSIFIER, {"problem_type": "regression", "id2label": {0: "value"}}),
-        (TAGGER, {"id2label": {0: "B-METAL", 1: "O"}}),
+        pytest.param(CLASSIFIER, {"problem_type": "multi_label_classification"}, marks=pytest.mark.slow),
+        pytest.param(CLASSIFIER, {"problem_type": "regression", "id2label": {0: "value"}}, marks=pytest.mark.slow),
+        pytest.param(TAGGER, {"id2label": {0: "B-METAL", 1: "O"}}, marks=pytest.mark.slow),
         (READER, {}),
     ],
 )

@@ -224,9 +224,9 @@ def hidden(draw: random.Random) -> dict:
 
 
 # that pieces learn takes more than three times as long; what they read and give is held above
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategies", "epochs"),
-    [(["long", "truncate"], 3), pytest.param(["long", "truncate", "chunk-pool"], 10, marks=pytest.mark.slow)],
+    ("strategies", "epochs"), [(["long", "truncate"], 3), (["long", "truncate", "chunk-pool"], 10)]
 )
 def test_who_sees_the_evidence_can_tell_and_who_does_not_cannot(strategies, epochs, lively_source, tmp_path):
     draw = random.Random(0)
