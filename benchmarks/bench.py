@@ -199,6 +199,10 @@ def measure(case: Case, arguments: argparse.Namespace, earlier: Path | None) -> 
     if earlier is not None:
         name, what, same_to = f"{name}-{arguments.against}", f"{what}, against revision {arguments.against}", None
 
+    keeps_memory = case.keeps_memory or arguments.keep_memory
+    if keeps_memory and not case.keeps_memory:
+        name, what = f"{name}-keeping", f"{what}, memory kept"
+
     def goal(of: Goal) -> Goal:
         if earlier is not None:
             return Goal("gain")
@@ -209,7 +213,7 @@ def measure(case: Case, arguments: argparse.Namespace, earlier: Path | None) -> 
     try:
         sides = commands(case, arguments, earlier)
         if case.time and "time" in arguments.quantities:
-            allocator = KEEPING if case.keeps_memory else {}
+            allocator = KEEPING if keeps_memory else {}
             check = same_to is not None
             record["sides"], samples, difference = compare_times(
                 sides, allocator, arguments.repeats * case.rounds, check
@@ -383,6 +387,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="*", default=list(BY_NAME), metavar="NAME", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--repeats", type=int, default=3, help="time samples of each side")
     parser.add_argument("--threads", type=int, default=1, help="of each side")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="measure times under an allocator that gives no memory back"
+    )
     parser.add_argument("--quantities", nargs="+", choices=QUANTITIES, default=QUANTITIES)
     parser.add_argument("--out", type=Path, default=RESULTS / f"bench-{time.strftime('%Y-%m-%d')}.json")
     parser.add_argument(

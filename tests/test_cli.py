@@ -17,6 +17,7 @@ from conftest import real
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
+    BertConfig,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -97,6 +98,34 @@ def test_a_recipe_is_what_is_not_asked_for_otherwise(arguments, window, promised
     printed = capsys.readouterr().out
     assert (f"attention: a window of {window} tokens, 1 global" if window else "attention: full") in printed
     assert ("expect: " in printed) == promised
+
+
+@pytest.mark.parametrize(
+    ("layers", "arguments", "closed"),
+    [
+        (6, [], None),
+        (6, ["--recipe", "short-training"], [2, 5]),
+        (6, ["--recipe", "short-training", "--attention-window", "128"], [2, 5]),
+        (6, ["--recipe", "short-training", "--closed-attention-layers", "5"], [5]),
+        (6, ["--recipe", "short-training", "--full-attention-layers", "5"], None),
+        (6, ["--recipe", "short-training", "--attention-window", "full"], None),
+        (6, ["--recipe", "short-training", "--position-type", "hierarchical"], None),
+        (6, ["--recipe", "long-training"], None),
+        (3, ["--recipe", "short-training"], [2]),
+        (2, ["--recipe", "short-training"], None),
+        (2, ["--recipe", "short-training", "--closed-attention-layers", "1"], [1]),
+    ],
+)
+def test_what_is_to_be_trained_begins_with_closed_layers_if_there_are_enough(
+    layers, arguments, closed, tiny_tokenizer, tmp_path
+):
+    size = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64}
+    config = BertConfig(vocab_size=len(tiny_tokenizer), num_hidden_layers=layers, **size)
+    for part in (BertModel(config), tiny_tokenizer):
+        part.save_pretrained(tmp_path / "source")
+    command = ["extend", str(tmp_path / "source"), str(tmp_path / "out"), "--max-positions", "256", *arguments]
+    assert main(command) == 0
+    assert LongBertConfig.from_pretrained(tmp_path / "out").closed_attention_layers == closed
 
 
 def test_a_long_model_taken_further_keeps_its_attention(tmp_path):
