@@ -20,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers import BertTokenizer
 
 
+MEASURED = "measured "  # a child's lines begin so; exporters print others
 SHOWN = 64  # tokens of the two texts that a graph is made on
 # freed memory goes back at once, so that a peak is a pass's own; and is kept, so that a time is not page faults'
 ENVIRONMENTS = {
@@ -62,16 +64,26 @@ def exported(model: torch.nn.Module, sample: torch.Tensor) -> Reads:
 
 
 def in_onnxruntime(model: torch.nn.Module, sample: torch.Tensor) -> Reads:
+    """As `longbert export` writes it."""
     import onnxruntime
-    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    from longbert.exporting import Graph, save_graph, to_onnx
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.enable_cpu_mem_arena = False  # else it keeps the peak of the longest text
     with tempfile.TemporaryDirectory() as folder:
-        OnnxExporter().export(model, {"input_ids": sample}, OnnxConfig(dynamic=True)).save_pretrained(folder)
-        session = onnxruntime.InferenceSession(Path(folder, "model.onnx"), options)
-    return lambda input_ids: torch.from_numpy(session.run(["last_hidden_state"], {"input_ids": input_ids.numpy()})[0])
+        file = Path(folder, "onnx", "model.onnx")
+        save_graph(to_onnx(Graph(model, BertTokenizer(vocab={"[PAD]": 0}))), file)
+        session = onnxruntime.InferenceSession(file, options)
+
+    def reads(input_ids: torch.Tensor) -> torch.Tensor:
+        tensors = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        tensors["token_type_ids"] = torch.zeros_like(input_ids)
+        inputs = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return torch.from_numpy(session.run(["last_hidden_state"], inputs)[0])
+
+    return reads
 
 
 WAYS = {"eager": eager, "compile": compiled, "jit": traced, "export": exported, "onnx": in_onnxruntime}
@@ -88,7 +100,7 @@ def measure(way: str, quantity: str, lengths: list[int], repeats: int) -> None:
             difference = float((states - eager(model, tokens)(tokens)).abs().max())
             del states
             found = peak(reads, tokens) if quantity == "memory" else seconds(reads, tokens, repeats)
-            print(json.dumps([length, found, difference]), flush=True)
+            print(MEASURED + json.dumps([length, found, difference]), flush=True)
 
 
 def seconds(reads: Reads, tokens: torch.Tensor, repeats: int) -> float:
@@ -131,7 +143,11 @@ def main() -> None:
         for quantity, allocator in ENVIRONMENTS.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--measure", way, quantity]
             child = subprocess.run(command, env=os.environ | allocator, stdout=subprocess.PIPE, text=True, check=True)
-            found[quantity] = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("[")]
+            found[quantity] = [
+                json.loads(line.removeprefix(MEASURED))
+                for line in child.stdout.splitlines()
+                if line.startswith(MEASURED)
+            ]
         cells = [
             f"{taken:.2f} s, {held / 1e6:,.0f} MB"
             for (_, taken, _), (_, held, _) in zip(found["seconds"], found["memory"], strict=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .explicit_masks import visible
+from .explicit_masks import additive, visible
 from .kernels import precise
 from .text_layout import Window
 from .texts import Texts, global_marks
@@ -74,7 +74,7 @@ def make_blocks(
     # behind all tokens stands one that is none: it fills up what is left of slots and of a row's last block
     index = torch.arange(none, device=device).view(batch_size, length)
     ids, places, spans, is_global = (
-        F.pad(each.expand(index.shape).flatten().long(), (0, 1), value=-2)
+        F.pad(each.expand(index.shape).flatten().int(), (0, 1), value=-2)
         for each in (texts.ids, texts.places, texts.spans, marked)
     )
     sees = visible(ids, places, spans, is_global > 0, window)
@@ -111,9 +111,46 @@ def make_blocks(
 
 
 def attend_in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    blocks: Blocks,
+    scaling: float,
+    mask: torch.Tensor | None = None,
+    far_gate: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention through the window, `[batch_size, num_heads, seq_length, head_dim]`; of a closed layer, if it has a
+    `far_gate`, `[num_heads]`.
+
+    In ONNX one head is computed after the other: it has no kernel for this, and holds all scores of what it computes
+    at once.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return _of_heads(query, key, value, blocks, scaling, mask, far_gate)
+    heads = []
+    for head in range(query.shape[1]):
+        one = slice(head, head + 1)
+        gate = None if far_gate is None else far_gate[one]
+        heads.append(_of_heads(query[:, one], key[:, one], value[:, one], blocks, scaling, mask, gate))
+    return torch.cat(heads, dim=1)
+
+
+def _of_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    blocks: Blocks,
+    scaling: float,
+    mask: torch.Tensor | None,
+    far_gate: torch.Tensor | None,
+) -> torch.Tensor:
+    near = _through_window(query, key, value, blocks, scaling)
+    return near if far_gate is None else _closed(near, query, key, value, blocks, scaling, mask, far_gate)
+
+
+def _through_window(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: Blocks, scaling: float
 ) -> torch.Tensor:
-    """Attention through the window, `[batch_size, num_heads, seq_length, head_dim]`."""
     of_blocks = _attention(
         _take(query, blocks.queries), _take(key, blocks.keys), _take(value, blocks.keys), blocks.sees, scaling
     )
@@ -121,16 +158,17 @@ def attend_in_blocks(
     return blocks.join(of_blocks, of_globals)
 
 
-def attend_closed(
+def _closed(
+    near: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     blocks: Blocks,
-    mask: torch.Tensor,
-    far_gate: torch.Tensor,
     scaling: float,
+    mask: torch.Tensor | None,
+    far_gate: torch.Tensor,
 ) -> torch.Tensor:
-    """A closed layer (`closed_attention.py`), shaped as `attend_in_blocks`.
+    """A closed layer (`closed_attention.py`), whose attention through the window is `near`.
 
     What it sees is (1 - e) of the window and e of everything, e = sigmoid(far_gate). So full attention is given one
     key more: its score is the window's log-sum-exp less far_gate, which is log((1 - e) / e) more, and the weight that
@@ -139,7 +177,7 @@ def attend_closed(
     Args:
         mask: of full attention, bool, `[batch_size, 1, 1 or seq_length, seq_length]`.
     """
-    near, lse = attend_in_blocks(query, key, value, blocks, scaling), _log_sum_exp(query, key, blocks, scaling)
+    lse = _log_sum_exp(query, key, blocks, scaling)
     head_dim = query.shape[-1]
     wider = (0, 8)  # kernels want widths in multiples of 8
     unit = (torch.arange(head_dim + 8, device=query.device) == head_dim).to(query.dtype)
@@ -172,7 +210,10 @@ def _log_sum_exp(query: torch.Tensor, key: torch.Tensor, blocks: Blocks, scaling
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    if not torch.onnx.is_in_onnx_export():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    # in ONNX, SDPA also looks for queries that see nothing, at a third of its time; here each sees itself at least
+    return (query @ key.mT * scaling + additive(mask, query.dtype)).softmax(-1) @ value
 
 
 def _take(tensor: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ def plain_mask(texts: Texts, global_tokens: torch.Tensor, window: Window | None)
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A bool mask as numbers to add to scores of `dtype`."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    return (mask.to(dtype) - 1) * torch.finfo(dtype).max
 
 
 def closed_mask(full: torch.Tensor, window: torch.Tensor, far_gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
