@@ -124,6 +124,22 @@ def test_a_graph_has_every_type_of_positions(settings, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_graph_never_holds_the_scores_of_two_heads(tmp_path):
+    """ONNX Runtime says itself how large each node's output was."""
+    length = 1024
+    model = tiny_model(num_attention_heads=4, hidden_size=32, intermediate_size=32, attention_window=64)
+    save_graph(to_onnx(Graph(model, Tokens())), tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
+    session.run(None, {name: each.numpy() for name, each in pairs(length, 1, "Model").items()})
+    nodes = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    sizes = [int(each["args"]["output_size"]) for each in nodes if "output_size" in each.get("args", {})]
+    assert len(sizes) > 100
+    assert max(sizes) < 1.1 * 4 * length * 3 * SOURCE  # bytes: a query sees three blocks, and its row's global tokens
+
+
+@pytest.mark.slow
 def test_a_graph_of_one_segment_takes_no_token_types(tmp_path):
     model = tiny_model(type_vocab_size=1, position_type="sinusoidal", zero_padding_positions=True)
     session = session_of(model, tmp_path, Tokens(segments=False))

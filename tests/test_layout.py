@@ -66,6 +66,7 @@ ORDER = [
     "publishing",
     "extending",
     "baking",
+    "onnx_heads",
     "exporting",
     "training.meter",
     "training.memory",

@@ -121,29 +121,7 @@ def attend_in_blocks(
 ) -> torch.Tensor:
     """Attention through the window, `[batch_size, num_heads, seq_length, head_dim]`; of a closed layer, if it has a
     `far_gate`, `[num_heads]`.
-
-    In ONNX one head is computed after the other: it has no kernel for this, and holds all scores of what it computes
-    at once.
     """
-    if not torch.onnx.is_in_onnx_export():
-        return _of_heads(query, key, value, blocks, scaling, mask, far_gate)
-    heads = []
-    for head in range(query.shape[1]):
-        one = slice(head, head + 1)
-        gate = None if far_gate is None else far_gate[one]
-        heads.append(_of_heads(query[:, one], key[:, one], value[:, one], blocks, scaling, mask, gate))
-    return torch.cat(heads, dim=1)
-
-
-def _of_heads(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    blocks: Blocks,
-    scaling: float,
-    mask: torch.Tensor | None,
-    far_gate: torch.Tensor | None,
-) -> torch.Tensor:
     near = _through_window(query, key, value, blocks, scaling)
     return near if far_gate is None else _closed(near, query, key, value, blocks, scaling, mask, far_gate)
 
@@ -212,7 +190,7 @@ def _attention(
 ) -> torch.Tensor:
     if not torch.onnx.is_in_onnx_export():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    # in ONNX, SDPA also looks for queries that see nothing, at a third of its time; here each sees itself at least
+    # ONNX's SDPA also looks for queries that see nothing, at a third of its time; here each sees itself at least
     return (query @ key.mT * scaling + additive(mask, query.dtype)).softmax(-1) @ value
 
 

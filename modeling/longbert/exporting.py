@@ -21,6 +21,7 @@ from .baking import plain_config
 from .errors import MendableError, refuse_no_number
 from .folders import read_json, refuse_occupied, written_aside
 from .modeling_longbert import LongBertPreTrainedModel
+from .onnx_heads import split_heads
 from .source import MODULES, copy_sentence_modules, find_source, load_whole, refuse_what_is_no_model, stated_config
 from .source_weights import find_file
 from .tables import strict_json
@@ -130,6 +131,7 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
             dynamo=True,
             verbose=False,
         )
+    split_heads(program.model, graph.model.config.num_attention_heads)
     without_places(program.model)
     return program.model
 
