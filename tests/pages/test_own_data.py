@@ -23,7 +23,14 @@ SHORT = ["max_position_embeddings=1024", "report_to=none", "max_steps=1", "warmu
 SHORTER = {
     "classification": [*SHORT, "strategies=[long,truncate]", "eval_strategy=no", "load_best_model_at_end=false"],
     "embedding": [*SHORT, "strategies=[long,truncate,chunk-max]"],
-    "train": [*SHORT, "max_seq_length=1024", "proof_documents=1", "gradient_accumulation_steps=1", "eval_strategy=no"],
+    "train": [
+        *SHORT,
+        "max_seq_length=1024",
+        "proof_documents=1",
+        "gradient_accumulation_steps=1",
+        "eval_strategy=no",
+        "closed_attention_layers=every 2nd",  # what stands in for a BERT has two
+    ],
 }
 
 

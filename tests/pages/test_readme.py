@@ -39,6 +39,7 @@ HERE = {
 }
 SHORT = ["max_steps=1", "warmup_steps=0", "proof_documents=1", "gradient_accumulation_steps=1"]
 SHORT += ["max_position_embeddings=1024", "max_seq_length=1024", "eval_strategy=no", "report_to=none"]
+SHORT += ["closed_attention_layers=every 2nd"]  # what stands in for a BERT has two
 SETTINGS = (ModelArguments, DataArguments, PretrainingArguments, TrainingArguments)
 
 
