@@ -1,14 +1,16 @@
 """Where the evidence lies: a run of finetune/classification.py on the contracts of finetune/data/contract_nli.py, by
 pairs of a contract and a hypothesis.
 
-python benchmarks/contract_nli.py RUN TEST.jsonl --tokenizer SOURCE
+python benchmarks/contract_nli.py RUN TRAIN.jsonl TEST.jsonl --tokenizer SOURCE
 
 A pair is right if its choice of Entailment, Contradiction and NotMentioned is the annotator's: the likelier of the
-two labels, where that is likelier than not, else NotMentioned. Brackets are 95 % intervals over contracts.
+two labels, where that is likelier than not, else NotMentioned. "Unread" takes for likely what is frequent in training.
+Brackets are 95 % intervals over contracts.
 """
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longbert.finetuning.strategies import STRATEGIES
 from longbert.intervals import difference_interval, measure, share_interval
+from longbert.source import find_source
 
 
 SOURCE_READS = 510  # tokens of a text
@@ -61,9 +64,20 @@ def read(files: Iterable[Path], contracts: dict[str, dict], ends: dict[str, np.n
     """`[contracts, places, 2]`, summed over the predictions of several seeds."""
     sums = {name: np.zeros((len(PLACES), 2)) for name in contracts}
     for file in files:
-        for line in map(json.loads, file.read_text("utf-8").splitlines()):
+        for line in read_lines(file):
             sums[line["id"]] += judge(line, contracts[line["id"]], ends[line["id"]])
     return np.stack(list(sums.values()))
+
+
+def unread(train: list[dict[str, Any]], contracts: dict[str, dict], ends: dict[str, np.ndarray]) -> np.ndarray:
+    """`[contracts, places, 2]`, of the share of training contracts that has a label, whatever a contract says."""
+    counts = Counter(label for contract in train for label in contract["labels"])
+    line = {"scores": {label: count / len(train) for label, count in counts.items()}}
+    return np.stack([judge(line, contract, ends[name]) for name, contract in contracts.items()])
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
@@ -78,12 +92,12 @@ def share(sums: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--tokenizer", required=True)
     arguments = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    lines = map(json.loads, arguments.test.read_text("utf-8").splitlines())
-    contracts = {str(line["id"]): line for line in lines}
+    tokenizer = AutoTokenizer.from_pretrained(find_source(arguments.tokenizer))
+    contracts = {str(line["id"]): line for line in read_lines(arguments.test)}
     ends = {name: token_ends(tokenizer, contract["text"]) for name, contract in contracts.items()}
     of_strategy = {
         name: read(files, contracts, ends)
@@ -91,6 +105,7 @@ def main() -> None:
         if (files := sorted(arguments.run.glob(f"{name}/*/predictions/test.jsonl")))
     }
     long = of_strategy["long"]
+    of_strategy["unread"] = unread(read_lines(arguments.train), contracts, ends)
     pairs = long[..., 1].sum(axis=0) / len(sorted(arguments.run.glob("long/*/predictions/test.jsonl")))
     print("| pairs judged right |", *(f"{place} |" for place in PLACES))
     print("|---|" + "---|" * len(PLACES))
