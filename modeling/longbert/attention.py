@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.utils import logging
 
-from .blocked_attention import Blocks, attend_in_blocks, make_blocks
+from .blocked_attention import Blocks, attend_closed, attend_in_blocks, make_blocks
 from .closed_attention import ClosedAttention
 from .explicit_masks import additive, as_implemented, plain_mask
 from .halo import Halo, make_halo
@@ -163,7 +163,10 @@ def attention_forward(
     windowed = not getattr(module, "reads_in_full", False)
     far_gate = getattr(module, "far_gate", None)
     if blocks is not None and windowed:
-        output = attend_in_blocks(query, key, value, blocks, scaling, attention_mask, far_gate)
+        if far_gate is None:
+            output = attend_in_blocks(query, key, value, blocks, scaling)
+        else:
+            output = attend_closed(query, key, value, blocks, attention_mask, far_gate, scaling)
         return output.transpose(1, 2).contiguous(), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

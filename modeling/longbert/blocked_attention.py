@@ -111,24 +111,9 @@ def make_blocks(
 
 
 def attend_in_blocks(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    blocks: Blocks,
-    scaling: float,
-    mask: torch.Tensor | None = None,
-    far_gate: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Attention through the window, `[batch_size, num_heads, seq_length, head_dim]`; of a closed layer, if it has a
-    `far_gate`, `[num_heads]`.
-    """
-    near = _through_window(query, key, value, blocks, scaling)
-    return near if far_gate is None else _closed(near, query, key, value, blocks, scaling, mask, far_gate)
-
-
-def _through_window(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: Blocks, scaling: float
 ) -> torch.Tensor:
+    """Attention through the window, `[batch_size, num_heads, seq_length, head_dim]`."""
     of_blocks = _attention(
         _take(query, blocks.queries), _take(key, blocks.keys), _take(value, blocks.keys), blocks.sees, scaling
     )
@@ -136,17 +121,16 @@ def _through_window(
     return blocks.join(of_blocks, of_globals)
 
 
-def _closed(
-    near: torch.Tensor,
+def attend_closed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     blocks: Blocks,
-    scaling: float,
-    mask: torch.Tensor | None,
+    mask: torch.Tensor,
     far_gate: torch.Tensor,
+    scaling: float,
 ) -> torch.Tensor:
-    """A closed layer (`closed_attention.py`), whose attention through the window is `near`.
+    """A closed layer (`closed_attention.py`), shaped as `attend_in_blocks`.
 
     What it sees is (1 - e) of the window and e of everything, e = sigmoid(far_gate). So full attention is given one
     key more: its score is the window's log-sum-exp less far_gate, which is log((1 - e) / e) more, and the weight that
@@ -155,7 +139,7 @@ def _closed(
     Args:
         mask: of full attention, bool, `[batch_size, 1, 1 or seq_length, seq_length]`.
     """
-    lse = _log_sum_exp(query, key, blocks, scaling)
+    near, lse = attend_in_blocks(query, key, value, blocks, scaling), _log_sum_exp(query, key, blocks, scaling)
     head_dim = query.shape[-1]
     wider = (0, 8)  # kernels want widths in multiples of 8
     unit = (torch.arange(head_dim + 8, device=query.device) == head_dim).to(query.dtype)
