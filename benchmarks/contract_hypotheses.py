@@ -1,6 +1,6 @@
 """ContractNLI with all 17 hypotheses before the contract, each judged at a token of its own.
 
-python benchmarks/contract_hypotheses.py SOURCE TRAIN.json TEST.json OUT [--ways long truncate head-tail chunk-pool]
+python benchmarks/contract_hypotheses.py SOURCE TRAIN.json TEST.json OUT [--strategies long ...]
 
 A row is [CLS] hypothesis [SEP] ... hypothesis [SEP] text [SEP]; the vector of each [SEP] after a hypothesis says
 whether the text entails it, contradicts it or does not mention it. `long` reads the whole contract at once, to 4,096
@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from torch import nn
 from transformers import AutoTokenizer, BertModel, get_linear_schedule_with_warmup
 
 from longbert import LongBertConfig, LongBertModel
+from longbert.finetuning.strategies import STRATEGIES
 from longbert.source import find_source
 
 
 CHOICES = ("NotMentioned", "Entailment", "Contradiction")
 REACH = 4096
-WAYS = ("long", "truncate", "head-tail", "chunk-pool")
 
 
 class Reader(nn.Module):
@@ -38,22 +38,23 @@ class Reader(nn.Module):
 
     Args:
         source: the checkpoint's folder.
-        way: one of `WAYS`.
+        strategy: a name in `STRATEGIES`.
         prefix: the tokens of [CLS] and the hypotheses.
         judges: where in `prefix` the [SEP] of each hypothesis stands.
     """
 
-    def __init__(self, source: str, way: str, prefix: list[int], judges: list[int]) -> None:
+    def __init__(self, source: str, strategy: str, prefix: list[int], judges: list[int]) -> None:
         super().__init__()
-        if way == "long":
+        self.strategy = STRATEGIES[strategy]
+        if self.strategy.extended:
             config = LongBertConfig.from_pretrained(source, max_position_embeddings=REACH)
             self.bert = LongBertModel.from_pretrained(source, config=config, add_pooling_layer=False)
         else:
             self.bert = BertModel.from_pretrained(source, add_pooling_layer=False)
-        self.way, self.prefix, self.judges = way, prefix, judges
+        self.prefix, self.judges = prefix, judges
         self.sep, self.pad = prefix[judges[0]], self.bert.config.pad_token_id
         self.reach = self.bert.config.max_position_embeddings
-        parts = 2 if way == "chunk-pool" else 1
+        parts = 2 if self.strategy.pooled else 1
         self.head = nn.Linear(parts * self.bert.config.hidden_size, len(CHOICES))
 
     def forward(self, text: list[int]) -> torch.Tensor:
@@ -63,29 +64,24 @@ class Reader(nn.Module):
         input_ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
         real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         marks = {}
-        if self.way == "long":
+        if self.strategy.extended:
             marks["global_attention_mask"] = torch.zeros_like(real)
             marks["global_attention_mask"][:, [0, *self.judges]] = 1
         states = self.bert(input_ids=input_ids, attention_mask=real, **marks).last_hidden_state[:, self.judges]
-        if self.way != "chunk-pool":
+        if not self.strategy.pooled:
             return self.head(states[0])
         return self.head(torch.cat([states.mean(dim=0), states.amax(dim=0)], dim=-1))
 
     def pieces(self, text: list[int]) -> list[list[int]]:
         """What is read of a text, a row each."""
-        room = self.reach - len(self.prefix) - 1
-        if self.way == "chunk-pool":
-            return [text[first : first + room] for first in range(0, len(text), room)]
-        if self.way == "head-tail" and len(text) > room:
-            head = room // 4  # as finetune/classification.py divides what it reads
-            return [text[:head] + text[head - room :]]
-        return [text[:room]]
+        return self.strategy.read(text, self.reach - len(self.prefix) - 1)
 
 
-def train(
-    reader: Reader, contracts: list[dict[str, Any]], arguments: argparse.Namespace, each_epoch: Callable
-) -> None:
-    """Two contracts a step; the rate rises for a tenth of the steps and then falls to zero."""
+def train(reader: Reader, contracts: list[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[float]:
+    """The mean loss of each epoch, when it ends.
+
+    Two contracts a step; the rate rises for a tenth of the steps and then falls to zero.
+    """
     optimizer = torch.optim.AdamW(reader.parameters(), lr=arguments.learning_rate, weight_decay=0.01)
     steps = arguments.epochs * (len(contracts) // 2)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
@@ -102,7 +98,7 @@ def train(
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-        each_epoch(sum(losses) / len(losses))
+        yield sum(losses) / len(losses)
 
 
 def predict(reader: Reader, contracts: list[dict[str, Any]], hypotheses: list[str], out: Path) -> float:
@@ -116,7 +112,7 @@ def predict(reader: Reader, contracts: list[dict[str, Any]], hypotheses: list[st
             scores = {
                 f"{hypothesis} {choice}": share.item()
                 for hypothesis, row in zip(hypotheses, shares, strict=True)
-                for choice, share in list(zip(CHOICES, row, strict=True))[1:]
+                for choice, share in zip(CHOICES[1:], row[1:], strict=True)
             }
             lines.append(json.dumps({"id": str(contract["id"]), "scores": scores}) + "\n")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +135,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -158,21 +154,20 @@ def main() -> None:
         judges.append(len(prefix) - 1)
     contracts = read_contracts(arguments.train, hypotheses, encode)
     tests = read_contracts(arguments.test, hypotheses, encode)
-    for way in arguments.ways:
+    files = {
+        strategy: arguments.out / strategy / f"seed-{arguments.seed}" / "predictions" / "test.jsonl"
+        for strategy in arguments.strategies
+    }
+    if there := [str(file) for file in files.values() if file.exists()]:
+        parser.error(f"{there[0]} is there already: name another folder, seed or strategies")
+    for strategy, file in files.items():
         torch.manual_seed(arguments.seed)
         random.seed(arguments.seed)
-        reader, began = Reader(source, way, prefix, judges), time.monotonic()
-        out = arguments.out / way / f"seed-{arguments.seed}" / "predictions" / "test.jsonl"
-
-        def report(
-            loss: float, way: str = way, reader: Reader = reader, out: Path = out, began: float = began
-        ) -> None:
-            right = predict(reader, tests, hypotheses, out)
-            print(
-                f"{way}: loss {loss:.3f}, {right:.3f} right in the test, {time.monotonic() - began:.0f} s", flush=True
-            )
-
-        train(reader, contracts, arguments, report)
+        reader, began = Reader(source, strategy, prefix, judges), time.monotonic()
+        for loss in train(reader, contracts, arguments):
+            right = predict(reader, tests, hypotheses, file)
+            seconds = time.monotonic() - began
+            print(f"{strategy}: loss {loss:.3f}, {right:.3f} right in the test, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,14 @@ def main() -> None:
         turns = [f"{turn['speaker']}: {turn['content']}\n" for turn in meeting["meeting_transcripts"]]
         corpus.append({"id": f"meeting-{number}", "text": "".join(turns)})
         if arguments.summaries:
+            if not meeting["general_query_list"]:
+                parser.error(f"meeting {number} has no summary (general_query_list is empty): leave it out")
             summary = meeting["general_query_list"][0]["answer"]
             queries.append({"id": f"summary-{number}", "text": summary, "document": f"meeting-{number}"})
             continue
         for place, query in enumerate(meeting["specific_query_list"]):
+            if not query["relevant_text_span"]:
+                parser.error(f"question {place} of meeting {number} has no turn that answers it: leave it out")
             first = min(int(start) for start, _ in query["relevant_text_span"])
             queries.append(
                 {

@@ -76,6 +76,26 @@ def test_a_part_of_the_meetings(meetings, run, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("emptied", "flags", "said"),
+    [
+        ("general_query_list", ["--summaries"], "meeting 1 has no summary"),
+        ("relevant_text_span", [], "question 0 of meeting 1 has no turn"),
+    ],
+)
+def test_a_meeting_without_an_answer_is_refused_before_anything_is_written(
+    emptied, flags, said, meetings, run, tmp_path, capsys
+):
+    first, second = lines_of(meetings)
+    place = second if emptied in second else second["specific_query_list"][0]
+    place[emptied] = []
+    meetings.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n", "utf-8")
+    with pytest.raises(SystemExit):
+        run("qmsum_retrieval.py", tmp_path / "out", meetings, *flags)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_contracts_have_what_they_entail_and_contradict_as_labels(run, tmp_path):
     text = "Keep it secret. Tell nobody. The end."
     annotations = {
